@@ -1,0 +1,130 @@
+//! What goes into the core and what comes out of it. Both can be written down: a recording is a test.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::own::Op;
+use crate::policy::Policy;
+use crate::snapshot::{Family, LinkIndex, Mac, Prefix, Snapshot};
+use crate::status::Notice;
+use crate::time::Instant;
+
+/// Something that happened outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Input {
+    /// The kernel's state, whole: after a change, and after every [`Output::Apply`].
+    Snapshot(Box<Snapshot>),
+    /// A probe was answered, in time or late.
+    Answer(Answer),
+    /// A probe could not be sent: it asked nothing, and proves nothing.
+    Unsent(ProbeId),
+    /// A watched interface received a packet that some router forwarded to us.
+    Forwarded {
+        /// The interface.
+        link: LinkIndex,
+        /// The packet's family.
+        family: Family,
+        /// When the kernel received it.
+        at: Instant,
+    },
+    /// What the kernel said to the operations of the last [`Output::Apply`], in their order; the
+    /// operations after the first failure were not tried.
+    Applied(Vec<Outcome>),
+    /// The operator's configuration was read again.
+    Policy(Box<Policy>),
+    /// The deadline has come; nothing else happened.
+    Deadline,
+    /// We are asked to end: remove what is ours ([`Output::Apply`] follows if there is anything).
+    Stop,
+}
+
+/// Something to be done outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Output {
+    /// Send this probe.
+    Ask(Probe),
+    /// Report the next packet that a router forwards to us through this interface, once, as
+    /// [`Input::Forwarded`].
+    Watch {
+        /// The interface.
+        link: LinkIndex,
+        /// Packets of this family.
+        family: Family,
+        /// The interface's own prefixes: a packet from one of them was not forwarded.
+        except: Vec<Prefix>,
+    },
+    /// Stop watching.
+    Unwatch {
+        /// The interface.
+        link: LinkIndex,
+        /// The family.
+        family: Family,
+    },
+    /// Carry these out in order, stop at the first failure; answer with [`Input::Applied`], look at
+    /// the kernel's own routes and rules afresh, and give the result as [`Input::Snapshot`].
+    Apply(Vec<Op>),
+    /// Every family is decided, or the wait is over: tell whoever waits for us.
+    Ready,
+    /// Something that people should be told.
+    Notice(Notice),
+    /// What should survive a restart has changed: write it down.
+    Remember,
+}
+
+/// Tells one probe from all others of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ProbeId(pub u64);
+
+/// One question, to be sent through one interface and no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Names it in the answer.
+    pub id: ProbeId,
+    /// The interface that it leaves by.
+    pub link: LinkIndex,
+    /// The address that it is sent from, one of the interface's own.
+    pub source: IpAddr,
+    /// What is asked.
+    pub question: Question,
+}
+
+/// What a probe asks. The family is that of its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Question {
+    /// ICMP or ICMPv6 echo.
+    Echo(IpAddr),
+    /// ARP request or neighbour solicitation.
+    Neighbour(IpAddr),
+    /// A TCP connection; a refusal is an answer too.
+    Connect(SocketAddr),
+}
+
+/// The answer to a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The probe.
+    pub id: ProbeId,
+    /// When the kernel received it.
+    pub at: Instant,
+    /// The answerer's Ethernet address, where the answer says so (ARP, neighbour advertisement).
+    pub mac: Option<Mac>,
+}
+
+/// What the kernel said to one operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was carried out.
+    Done,
+    /// What should be added is there already, or its place is taken (`EEXIST`).
+    Exists,
+    /// What should be deleted is not there (`ESRCH`, `ENOENT`, `ENODEV`).
+    Absent,
+    /// Anything else, with the kernel's error number.
+    Refused(i32),
+}

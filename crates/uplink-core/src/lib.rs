@@ -1,0 +1,12 @@
+//! Judges uplinks and plans the default route.
+//!
+//! This crate does no I/O, reads no clock, starts no thread: it is fed [`event::Input`] and the
+//! time, and gives back [`event::Output`] and the moment it wants to be called again.
+
+pub mod event;
+pub mod memory;
+pub mod own;
+pub mod policy;
+pub mod snapshot;
+pub mod status;
+pub mod time;

@@ -1,0 +1,451 @@
+//! What is so and why, as data. `status`, the log and the metrics all render these types.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Outcome;
+use crate::own::{Op, OwnRoute};
+use crate::policy::{Mode, Target};
+use crate::snapshot::Family;
+use crate::time::Instant;
+
+/// The whole state, for people and machines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The moment this was true.
+    pub now: Instant,
+    /// Whether routes are written.
+    pub mode: Mode,
+    /// Every family is decided, or the wait for that is over.
+    pub ready: bool,
+    /// Per family: what is elected and what stands in the kernel.
+    pub families: Vec<FamilyStatus>,
+    /// All uplinks, the most preferred first.
+    pub uplinks: Vec<UplinkStatus>,
+    /// The last notices, oldest first.
+    pub changes: Vec<Change>,
+}
+
+/// One family's decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FamilyStatus {
+    /// The family.
+    pub family: Family,
+    /// The name of the elected uplink.
+    pub elected: Option<String>,
+    /// Why that one, or why none.
+    pub reason: Reason,
+    /// Since when.
+    pub since: Instant,
+    /// Our pin in the kernel's table, if one is needed.
+    pub pin: Option<OwnRoute>,
+    /// Somebody meant the route that is there: nothing of ours is written.
+    pub aside: Option<Aside>,
+}
+
+/// An uplink.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkStatus {
+    /// What it is called.
+    pub name: String,
+    /// The interface that it is now; none while it is missing.
+    pub interface: Option<String>,
+    /// Its tier.
+    pub tier: u32,
+    /// Its paths, one per family in which it has a gateway or an address.
+    pub paths: Vec<PathStatus>,
+}
+
+/// An uplink in one family.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathStatus {
+    /// The family.
+    pub family: Family,
+    /// Its health and the cause.
+    pub health: Health,
+    /// The next hop.
+    pub gateway: Option<IpAddr>,
+    /// Where that was learned.
+    pub learned: Option<GatewaySource>,
+    /// The last answer from the gateway.
+    pub last_answer: Option<Instant>,
+    /// Questions without an answer over the last 40 ticks, in percent; none before the first.
+    pub loss_percent: Option<u32>,
+    /// What is asked on the tick: `icmp` or `neighbour`; none where only the link is judged.
+    pub asked: Option<Kind>,
+    /// For a path that fell: when it may be taken again, if it stays well.
+    pub returns_at: Option<Instant>,
+    /// Targets and whether they answer.
+    pub targets: Vec<TargetStatus>,
+}
+
+/// A target of a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetStatus {
+    /// The target.
+    pub target: Target,
+    /// Whether it answers; none before the first verdict.
+    pub answers: Option<bool>,
+}
+
+/// A kind of probe to a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// ICMP or ICMPv6 echo.
+    Icmp,
+    /// ARP or neighbour solicitation.
+    Neighbour,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Icmp => "icmp",
+            Self::Neighbour => "neighbour",
+        })
+    }
+}
+
+/// The health of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "state", content = "cause")]
+pub enum Health {
+    /// Not judged yet.
+    Unknown,
+    /// It answers.
+    Up,
+    /// It does not, and why.
+    Down(Cause),
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("unknown"),
+            Self::Up => f.write_str("up"),
+            Self::Down(cause) => write!(f, "down ({cause})"),
+        }
+    }
+}
+
+/// Why a path is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cause {
+    /// No interface, not up, or no carrier.
+    Link,
+    /// No usable address.
+    Address,
+    /// No gateway is known, or it gives no sign of life, or too few.
+    Gateway,
+    /// The gateway answers, the targets behind it do not.
+    Upstream,
+    /// Silent, but so is everybody else: no reason to move.
+    Shared,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Link => "link",
+            Self::Address => "address",
+            Self::Gateway => "gateway",
+            Self::Upstream => "upstream",
+            Self::Shared => "shared",
+        })
+    }
+}
+
+/// Where a gateway was learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GatewaySource {
+    /// The configuration names it.
+    Configuration,
+    /// The next hop of a foreign default route.
+    Route,
+    /// The next hop of another route from DHCP or a router advertisement.
+    Dhcp,
+    /// It worked here before, and its Ethernet address and the prefix are still the same.
+    Memory,
+}
+
+impl fmt::Display for GatewaySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Configuration => "configuration",
+            Self::Route => "default route",
+            Self::Dhcp => "dhcp or ra route",
+            Self::Memory => "memory",
+        })
+    }
+}
+
+/// Why a path is elected, or none is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "reason", content = "detail")]
+pub enum Reason {
+    /// No path is known to work, so the routes stay as they were found.
+    NothingWorks,
+    /// A tier-1 port is known to exist and is waited for.
+    Waiting,
+    /// The first decision: the most preferred of those that work.
+    First,
+    /// Taken over from the process before us.
+    TakenOver,
+    /// The path elected before went down.
+    Fell(Cause),
+    /// The path elected before does not exist any more.
+    Gone,
+    /// More preferred than the one elected before, and it has proved itself.
+    Preferred,
+    /// All are silent; the first to answer, one patience later.
+    FirstToAnswer,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NothingWorks => f.write_str("no path is known to work"),
+            Self::Waiting => f.write_str("waiting for a tier-1 port"),
+            Self::First => f.write_str("first decision"),
+            Self::TakenOver => f.write_str("taken over from the process before"),
+            Self::Fell(cause) => write!(f, "the path before went down: {cause}"),
+            Self::Gone => f.write_str("the path before is gone"),
+            Self::Preferred => f.write_str("it is preferred and has proved itself"),
+            Self::FirstToAnswer => f.write_str("first to answer after all were silent"),
+        }
+    }
+}
+
+/// Why we stand aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aside {
+    /// The best foreign default refuses packets (`unreachable`, `blackhole`, `prohibit`).
+    Refused,
+    /// The best foreign default is a multipath route.
+    Multipath,
+    /// The best foreign default leads into a tunnel.
+    Tunnel,
+    /// Another program keeps undoing what we write; we try again later.
+    Contest,
+    /// `placement = "main"`, and there is no free metric below the foreign defaults.
+    NoRoom,
+}
+
+impl fmt::Display for Aside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "the best default route refuses packets, somebody meant it",
+            Self::Multipath => "the best default route is multipath, somebody meant it",
+            Self::Tunnel => "the best default route leads into a tunnel, somebody meant it",
+            Self::Contest => "another program keeps undoing our route; trying again later",
+            Self::NoRoom => {
+                "no free metric below the other default routes; set placement = \"auto\" or \"table\", \
+                 or raise their metrics to 3 or more"
+            }
+        })
+    }
+}
+
+/// A notice and its moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// When.
+    pub at: Instant,
+    /// What.
+    pub notice: Notice,
+}
+
+/// Something that people should be told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Notice {
+    /// A path's health changed.
+    Health {
+        /// The uplink.
+        uplink: String,
+        /// The family.
+        family: Family,
+        /// Before.
+        before: Health,
+        /// Now.
+        now: Health,
+        /// Time since the last sign of life, if there ever was one.
+        silent_for: Option<Duration>,
+    },
+    /// Another path is elected.
+    Elected {
+        /// The family.
+        family: Family,
+        /// The uplink elected before.
+        before: Option<String>,
+        /// The uplink elected now.
+        now: Option<String>,
+        /// Why.
+        reason: Reason,
+    },
+    /// A path has another gateway.
+    Gateway {
+        /// The uplink.
+        uplink: String,
+        /// The family.
+        family: Family,
+        /// The gateway, if there is one.
+        gateway: Option<IpAddr>,
+        /// Where it was learned.
+        learned: Option<GatewaySource>,
+    },
+    /// An uplink has another interface, or lost the one it had.
+    Interface {
+        /// The uplink.
+        uplink: String,
+        /// Its interface now.
+        interface: Option<String>,
+    },
+    /// A gateway answers one kind of probe and never the other.
+    SetAside {
+        /// The uplink.
+        uplink: String,
+        /// The family.
+        family: Family,
+        /// The kind that it filters.
+        kind: Kind,
+    },
+    /// An operation was carried out, or would be if routes were written.
+    Wrote {
+        /// The operation.
+        op: Op,
+        /// Whether it was written, or only would be.
+        dry: bool,
+    },
+    /// The kernel refused an operation.
+    Refused {
+        /// The operation.
+        op: Op,
+        /// What it said.
+        outcome: Outcome,
+    },
+    /// We stand aside in a family, or do so no longer.
+    Aside {
+        /// The family.
+        family: Family,
+        /// Why; none when it is over.
+        aside: Option<Aside>,
+    },
+    /// The process was not awake for so long: what was asked in that time does not count.
+    Asleep(Duration),
+    /// Every family is decided, or the wait is over.
+    Ready,
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Health {
+                uplink,
+                family,
+                before,
+                now,
+                silent_for,
+            } => {
+                write!(f, "{uplink} {family}: {before} → {now}")?;
+                match (now, silent_for) {
+                    (Health::Down(_), Some(silent)) => {
+                        write!(f, ", last sign of life {} ms ago", silent.as_millis())
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Self::Elected {
+                family,
+                before,
+                now,
+                reason,
+            } => {
+                let name =
+                    |uplink: &Option<String>| uplink.clone().unwrap_or_else(|| "none".to_owned());
+                write!(
+                    f,
+                    "{family}: elected {} → {}: {reason}",
+                    name(before),
+                    name(now)
+                )
+            }
+            Self::Gateway {
+                uplink,
+                family,
+                gateway: Some(gateway),
+                learned,
+            } => {
+                write!(f, "{uplink} {family}: gateway {gateway}")?;
+                learned.map_or(Ok(()), |source| write!(f, ", from {source}"))
+            }
+            Self::Gateway {
+                uplink,
+                family,
+                gateway: None,
+                ..
+            } => write!(f, "{uplink} {family}: no gateway"),
+            Self::Interface {
+                uplink,
+                interface: Some(interface),
+            } => write!(f, "{uplink}: is {interface}"),
+            Self::Interface {
+                uplink,
+                interface: None,
+            } => write!(f, "{uplink}: no interface"),
+            Self::SetAside {
+                uplink,
+                family,
+                kind,
+            } => {
+                write!(
+                    f,
+                    "{uplink} {family}: the gateway does not answer {kind}, set aside"
+                )
+            }
+            Self::Wrote { op, dry: false } => write!(f, "{op}"),
+            Self::Wrote { op, dry: true } => write!(f, "would {op}"),
+            Self::Refused {
+                op,
+                outcome: Outcome::Refused(errno),
+            } => {
+                write!(f, "the kernel refused to {op}: error {errno}")
+            }
+            Self::Refused {
+                op,
+                outcome: Outcome::Exists,
+            } => write!(f, "could not {op}: its place is taken"),
+            Self::Refused {
+                op,
+                outcome: Outcome::Absent,
+            } => write!(f, "could not {op}: it is not there"),
+            Self::Refused {
+                op,
+                outcome: Outcome::Done,
+            } => write!(f, "did {op}"),
+            Self::Aside {
+                family,
+                aside: Some(aside),
+            } => write!(f, "{family}: standing aside: {aside}"),
+            Self::Aside {
+                family,
+                aside: None,
+            } => write!(f, "{family}: no longer standing aside"),
+            Self::Asleep(span) => {
+                write!(
+                    f,
+                    "was not awake for {} ms: questions of that time do not count",
+                    span.as_millis()
+                )
+            }
+            Self::Ready => f.write_str("ready"),
+        }
+    }
+}

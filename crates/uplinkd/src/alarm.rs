@@ -1,0 +1,1 @@
+//! The one timer: rings when the core wants to be called again.

@@ -1,0 +1,1 @@
+//! The loop: feed the core, carry out what it says.

@@ -1,0 +1,15 @@
+//! Keeps a host's default route on its best working uplink.
+
+mod alarm;
+mod apply;
+mod clock;
+mod config;
+mod daemon;
+mod memory;
+mod netlink;
+mod observe;
+mod probe;
+mod report;
+mod sys;
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Keeps the core's memory in a file.

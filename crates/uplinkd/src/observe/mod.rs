@@ -1,0 +1,1 @@
+//! Turns netlink and sysfs into one snapshot.

@@ -1,0 +1,1 @@
+//! Sends probes, matches and stamps their answers.

@@ -1,0 +1,1 @@
+//! Socket options of netlink sockets.
