@@ -347,7 +347,7 @@ impl Plan {
              address add {gateway6}/64 dev lan nodad\n\
              address add {gateway6_global}/64 dev lan nodad\n\
              link add wan type veth peer name to-{interface} netns {far}\n\
-             link set wan up\n\
+             link set wan addrgenmode eui64 up\n\
              address add 198.18.{net}.2/30 dev wan\n\
              address add 2001:db8:{net}::2/64 dev wan nodad\n\
              route add 0.0.0.0/0 via 198.18.{net}.1\n\

@@ -24,6 +24,13 @@ fn reach() -> Outcome {
     let start = now();
     let site = Site::new()?;
     eprintln!("built in {:?}", now().since(start));
+    for (h, a) in [(&site.worker, "fd00:10::1"),(&site.worker, "2001:db8:2::2"),(&site.worker, "2001:db8:2::1"),(&site.mgmt.gateway, "2001:db8:2::1"), (&site.mgmt.gateway, "2001:db8:9::9"), (&site.internet, "2001:db8:2::2"), (&site.internet, "fd00:10::2")] {
+        eprintln!("{} {a} {:?}", h.name(), h.ping(a.parse()?, None, Duration::from_millis(300)));
+    }
+    eprintln!("{}", site.mgmt.gateway.ip("-6 route")?);
+    eprintln!("{}", site.internet.ip("-6 route")?);
+    eprintln!("{}", site.worker.ip("-6 route")?);
+    eprintln!("{}", site.worker.ip("-6 route get 2001:db8:9::9")?);
     for _ in 0..5 {
         eprintln!(
             "{:?}",
