@@ -10,3 +10,4 @@ pub mod policy;
 pub mod snapshot;
 pub mod status;
 pub mod time;
+pub mod wire;
