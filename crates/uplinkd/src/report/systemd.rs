@@ -4,6 +4,18 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+/// What a start may take beyond the wait that the operator allows.
+const START_MARGIN: Duration = Duration::from_secs(30);
+
+/// We are at work, and will be ready within this time: systemd must not take us for stuck before.
+pub(crate) fn starting(within: Duration) {
+    let micros = u32::try_from((within + START_MARGIN).as_micros()).unwrap_or(u32::MAX);
+    tell(&[
+        NotifyState::ExtendTimeoutUsec(micros),
+        NotifyState::Status("waiting for the first decision"),
+    ]);
+}
+
 /// Every family is decided: units ordered after us may start.
 pub(crate) fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
