@@ -16,5 +16,6 @@ pub mod policy;
 pub mod snapshot;
 pub mod status;
 pub mod time;
+pub mod wire;
 
 pub use crate::core::{Core, Start};

@@ -42,6 +42,17 @@ pub enum Op {
     DeleteRule(OwnRule),
 }
 
+impl Op {
+    /// The family whose tables it changes.
+    #[must_use]
+    pub const fn family(&self) -> Family {
+        match self {
+            Self::AddRoute(route) | Self::DeleteRoute(route) => route.family(),
+            Self::AddRule(rule) | Self::DeleteRule(rule) => rule.family(),
+        }
+    }
+}
+
 /// A route of ours: always unicast, always with our protocol number, always one hop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnRoute {

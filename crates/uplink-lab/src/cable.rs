@@ -170,10 +170,7 @@ impl Cable {
     /// Frames that the relay itself was too slow for. Anything but 0 spoils a measurement.
     #[must_use]
     pub fn overruns(&self) -> u64 {
-        End::BOTH
-            .iter()
-            .map(|&end| self.shared.towards(end).overruns)
-            .sum()
+        End::BOTH.iter().map(|&end| self.shared.towards(end).overruns).sum()
     }
 
     /// Starts the relay over the ends that are there now.
@@ -189,9 +186,7 @@ impl Cable {
         let Some((worker, gateway)) = sockets else {
             return Ok(()); // an end is not plugged
         };
-        let stop = Arc::new(
-            EventFd::from_flags(EfdFlags::EFD_CLOEXEC).doing("make an eventfd for a cable")?,
-        );
+        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).doing("make an eventfd for a cable")?);
         let (shared, stopped) = (Arc::clone(&self.shared), Arc::clone(&stop));
         let thread = self.wire.thread("relay", move || {
             sys::hurry();
@@ -234,10 +229,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Carries frames both ways until told to stop.
 fn carry(shared: &Shared, worker: &OwnedFd, gateway: &OwnedFd, stop: &EventFd) {
     let mut buffer = vec![0; 1 << 17];
-    let mut lanes = [
-        Lane::new(worker, gateway, End::Gateway),
-        Lane::new(gateway, worker, End::Worker),
-    ];
+    let mut lanes = [Lane::new(worker, gateway, End::Gateway), Lane::new(gateway, worker, End::Worker)];
     loop {
         let due = lanes.iter().filter_map(Lane::due).min();
         let timeout = due.map(|due| TimeSpec::from_duration(due.since(now())));
@@ -271,12 +263,7 @@ struct Lane<'a> {
 
 impl<'a> Lane<'a> {
     fn new(from: &'a OwnedFd, to: &'a OwnedFd, end: End) -> Self {
-        Self {
-            from,
-            to,
-            end,
-            delayed: VecDeque::new(),
-        }
+        Self { from, to, end, delayed: VecDeque::new() }
     }
 
     fn due(&self) -> Option<Instant> {

@@ -132,12 +132,7 @@ impl Changes {
             sys::hurry();
             listen(&socket, &stopped, &record, &lost);
         })?;
-        Ok(Self {
-            seen,
-            overruns,
-            stop,
-            thread: Some(thread),
-        })
+        Ok(Self { seen, overruns, stop, thread: Some(thread) })
     }
 
     /// Everything so far, in the kernel's order.
@@ -212,10 +207,8 @@ fn open() -> std::io::Result<Socket> {
 fn listen(socket: &Socket, stop: &EventFd, seen: &Record<Change>, overruns: &AtomicU64) {
     let mut names = Names::default();
     loop {
-        let mut polled = [
-            PollFd::new(socket.as_fd(), PollFlags::POLLIN),
-            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut polled =
+            [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
         // It fails when interrupted, or out of memory; either way asking again is right.
         let _ = poll(&mut polled, PollTimeout::NONE);
         if polled[1].any().unwrap_or(true) {
@@ -256,9 +249,7 @@ fn read(
                 carrier: flags.contains(LinkFlags::LowerUp),
             })
         }
-        RouteNetlinkMessage::DelLink(link) => Some(Change::LinkDeleted {
-            interface: link_name(link, names),
-        }),
+        RouteNetlinkMessage::DelLink(link) => Some(Change::LinkDeleted { interface: link_name(link, names) }),
         RouteNetlinkMessage::NewAddress(message) => {
             let interface = names.of(message.header.index);
             address(message).map(|address| Change::AddressAdded { interface, address })
@@ -282,20 +273,14 @@ fn link_name(link: &LinkMessage, names: &mut Names) -> String {
 }
 
 fn address(message: &AddressMessage) -> Option<IpAddr> {
-    message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        })
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    })
 }
 
 fn read_rule(message: &RuleMessage) -> Rule {
-    let mut rule = Rule {
-        table: message.header.table.into(),
-        ..Rule::default()
-    };
+    let mut rule = Rule { table: message.header.table.into(), ..Rule::default() };
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(priority) => rule.priority = *priority,

@@ -20,12 +20,8 @@ pub fn now() -> Instant {
 /// Sleeps until a moment: for pacing and for letting time pass, never for waiting for an event.
 pub fn sleep_until(moment: Instant) {
     let request = TimeSpec::from_duration(moment.since(Instant::BOOT));
-    while clock_nanosleep(
-        ClockId::CLOCK_BOOTTIME,
-        ClockNanosleepFlags::TIMER_ABSTIME,
-        &request,
-    )
-    .is_err_and(|error| error == nix::Error::EINTR)
+    while clock_nanosleep(ClockId::CLOCK_BOOTTIME, ClockNanosleepFlags::TIMER_ABSTIME, &request)
+        .is_err_and(|error| error == nix::Error::EINTR)
     {}
 }
 
@@ -56,12 +52,7 @@ impl Lateness {
             let index = (samples.len() * percent / 100).min(samples.len().saturating_sub(1));
             samples.get(index).copied().unwrap_or_default()
         };
-        Self {
-            samples: samples.len(),
-            median: rank(50),
-            p99: rank(99),
-            max: rank(100),
-        }
+        Self { samples: samples.len(), median: rank(50), p99: rank(99), max: rank(100) }
     }
 }
 
@@ -101,10 +92,7 @@ impl Lag {
             }
             samples
         });
-        Self {
-            stop,
-            thread: Some(thread),
-        }
+        Self { stop, thread: Some(thread) }
     }
 
     /// Ends measuring.

@@ -53,9 +53,6 @@ pub(crate) trait Doing<T> {
 
 impl<T, E: Into<io::Error>> Doing<T> for std::result::Result<T, E> {
     fn doing(self, what: impl Into<String>) -> Result<T> {
-        self.map_err(|error| Error::System {
-            what: what.into(),
-            source: error.into(),
-        })
+        self.map_err(|error| Error::System { what: what.into(), source: error.into() })
     }
 }

@@ -132,11 +132,7 @@ impl Packet {
             (1, _) => Some(Icmp::Other),
             _ => None,
         };
-        Some(Self::Ip {
-            source: v4(packet, 12)?,
-            destination: v4(packet, 16)?,
-            icmp,
-        })
+        Some(Self::Ip { source: v4(packet, 12)?, destination: v4(packet, 16)?, icmp })
     }
 
     fn ipv6(packet: &[u8]) -> Option<Self> {
@@ -146,11 +142,7 @@ impl Packet {
             (58, _) => Some(Icmp::Other),
             _ => None,
         };
-        Some(Self::Ip {
-            source: v6(packet, 8)?,
-            destination: v6(packet, 24)?,
-            icmp,
-        })
+        Some(Self::Ip { source: v6(packet, 8)?, destination: v6(packet, 24)?, icmp })
     }
 
     /// It is from the gateway, to it, or asks or tells about its address.
@@ -158,11 +150,7 @@ impl Packet {
         match self {
             Self::Other => false,
             Self::Arp(a, b) => gateway.contains(a) || gateway.contains(b),
-            Self::Ip {
-                source,
-                destination,
-                icmp,
-            } => {
+            Self::Ip { source, destination, icmp } => {
                 gateway.contains(source)
                     || gateway.contains(destination)
                     || matches!(icmp, Some(Icmp::Neighbour(about)) if gateway.contains(about))
@@ -171,13 +159,7 @@ impl Packet {
     }
 
     fn is_echo(&self) -> bool {
-        matches!(
-            self,
-            Self::Ip {
-                icmp: Some(Icmp::Echo),
-                ..
-            }
-        )
+        matches!(self, Self::Ip { icmp: Some(Icmp::Echo), .. })
     }
 
     fn is_control(&self) -> bool {
@@ -188,9 +170,7 @@ impl Packet {
     fn is_unicast(&self) -> bool {
         match self {
             Self::Other | Self::Arp(..) => false,
-            Self::Ip {
-                destination, icmp, ..
-            } => {
+            Self::Ip { destination, icmp, .. } => {
                 let local = match destination {
                     IpAddr::V4(to) => to.is_multicast() || to.is_broadcast(),
                     IpAddr::V6(to) => to.is_multicast() || to.is_unicast_link_local(),

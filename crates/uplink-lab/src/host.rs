@@ -91,8 +91,7 @@ impl Host {
         body: impl FnOnce() -> T + Send + 'static,
     ) -> Result<JoinHandle<T>> {
         let builder = thread::Builder::new().name(format!("{} {name}", self.name));
-        self.run(move || builder.spawn(body))
-            .doing(format!("start thread {name} on {}", self.name))
+        self.run(move || builder.spawn(body)).doing(format!("start thread {name} on {}", self.name))
     }
 
     /// Runs a program on this host to its end and gives what it printed.
@@ -148,10 +147,8 @@ impl Host {
     /// # Errors
     /// If there is no such sysctl, or it refuses the value.
     pub fn sysctls(&self, settings: &[(&str, &str)]) -> Result<()> {
-        let settings: Vec<(String, String)> = settings
-            .iter()
-            .map(|&(name, value)| (format!("/proc/sys/{name}"), value.to_owned()))
-            .collect();
+        let settings: Vec<(String, String)> =
+            settings.iter().map(|&(name, value)| (format!("/proc/sys/{name}"), value.to_owned())).collect();
         self.run(move || {
             settings.iter().try_for_each(|(path, value)| {
                 fs::write(path, value).doing(format!("write {value} to {path}"))
@@ -193,13 +190,9 @@ impl Host {
             let _ = ready.send(prepared.map(|()| gettid()));
             todo.into_iter().for_each(|job| job());
         };
-        let thread = thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(body)
-            .doing(format!("start host {name}"))?;
-        let tid = readied
-            .recv()
-            .map_err(|_| Error::Unexpected(format!("host {name} died at birth")))??;
+        let thread =
+            thread::Builder::new().name(name.to_owned()).spawn(body).doing(format!("start host {name}"))?;
+        let tid = readied.recv().map_err(|_| Error::Unexpected(format!("host {name} died at birth")))??;
         Ok(Self {
             name: name.to_owned(),
             namespace: format!("/proc/{}/task/{tid}/ns/net", process::id()),
@@ -210,13 +203,8 @@ impl Host {
 
     fn finish(&self, mut command: Command, input: String) -> Result<String> {
         let line = format!("{command:?} on {}", self.name);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = self
-            .run(move || command.spawn())
-            .doing(format!("start {line}; is it installed?"))?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.run(move || command.spawn()).doing(format!("start {line}; is it installed?"))?;
         if let Some(mut stdin) = child.stdin.take() {
             // A program that fails early does not read to the end, and says why.
             let _ = stdin.write_all(input.as_bytes());
@@ -282,8 +270,7 @@ impl Drop for Child {
 /// Gives this thread its own `/sys`, `/run`, `/var/lib` and empty `/etc/uplinkd`.
 fn own_mounts() -> Result<()> {
     let none = None::<&str>;
-    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)
-        .doing("mount a fresh sysfs")?;
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).doing("mount a fresh sysfs")?;
     for path in ["/run", "/var/lib"] {
         tmpfs(path)?;
         let own = format!("{path}/uplinkd");
@@ -298,12 +285,6 @@ fn own_mounts() -> Result<()> {
 /// Mounts an empty, writable folder over `path` for this thread.
 pub(crate) fn tmpfs(path: &str) -> Result<()> {
     let options = Some("mode=0755");
-    mount(
-        Some("tmpfs"),
-        path,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        options,
-    )
-    .doing(format!("mount a tmpfs on {path}"))
+    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), options)
+        .doing(format!("mount a tmpfs on {path}"))
 }

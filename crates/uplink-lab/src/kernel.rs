@@ -119,9 +119,7 @@ impl Host {
                 _ => None,
             });
             let nothing = || io::Error::other("the kernel answered without a route");
-            route
-                .ok_or_else(nothing)
-                .doing(format!("look up {address}"))
+            route.ok_or_else(nothing).doing(format!("look up {address}"))
         })
     }
 
@@ -135,10 +133,7 @@ impl Host {
         for what in ["route show table all", "rule show"] {
             for family in ["-4", "-6"] {
                 let text = self.ip(&format!("-N -d -o {family} {what}"))?;
-                lines.extend(
-                    text.lines()
-                        .map(|line| format!("{family} {}", without_expiry(line))),
-                );
+                lines.extend(text.lines().map(|line| format!("{family} {}", without_expiry(line))));
             }
         }
         lines.sort_unstable();
@@ -161,9 +156,7 @@ impl Names {
         if let Some(name) = self.0.get(&index) {
             return name.clone();
         }
-        let name = if_indextoname(index)
-            .ok()
-            .and_then(|name| name.into_string().ok());
+        let name = if_indextoname(index).ok().and_then(|name| name.into_string().ok());
         name.unwrap_or_else(|| format!("#{index}"))
     }
 }
@@ -228,17 +221,12 @@ pub(crate) fn lookup_message(to: IpAddr) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(Family::of(to));
     message.header.destination_prefix_length = if to.is_ipv4() { 32 } else { 128 };
-    message
-        .attributes
-        .push(RouteAttribute::Destination(to.into()));
+    message.attributes.push(RouteAttribute::Destination(to.into()));
     RouteNetlinkMessage::GetRoute(message)
 }
 
 /// Opens a socket to the kernel of this thread's host, sends one question and reads its answers.
-pub(crate) fn ask(
-    question: RouteNetlinkMessage,
-    flags: u16,
-) -> io::Result<Vec<RouteNetlinkMessage>> {
+pub(crate) fn ask(question: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     ask_on(&socket, question, flags)
@@ -288,9 +276,7 @@ pub(crate) fn messages(
             Ok(message) => Ok(message.payload),
             Err(error) => Err(error.to_string()),
         });
-        datagram = datagram
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     found
 }

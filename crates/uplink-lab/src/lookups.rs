@@ -71,10 +71,7 @@ impl Lookups {
         let socket = host.run(open).doing("open a netlink socket")?;
         let (addresses, view) = (addresses.to_vec(), Arc::clone(&shared));
         let thread = host.thread("lookups", move || view.ask(&socket, &addresses, interval))?;
-        Ok(Self {
-            shared,
-            thread: Some(thread),
-        })
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     /// Waits until a lookup of this address is answered with this interface.
@@ -89,9 +86,9 @@ impl Lookups {
         bound: Duration,
     ) -> Result<Stamped<Way>> {
         let what = format!("a lookup of {to} answered with {interface}");
-        self.shared.changes.wait_for(&what, since, bound, |way| {
-            way.to == to && way.interface.as_deref() == Ok(interface)
-        })
+        self.shared
+            .changes
+            .wait_for(&what, since, bound, |way| way.to == to && way.interface.as_deref() == Ok(interface))
     }
 
     /// What was asked and answered so far.
@@ -132,8 +129,7 @@ impl Shared {
             for (&to, last) in addresses.iter().zip(&mut last) {
                 let way = look_up(socket, to);
                 self.asked.fetch_add(1, Ordering::Relaxed);
-                self.failed
-                    .fetch_add(way.interface.is_err().into(), Ordering::Relaxed);
+                self.failed.fetch_add(way.interface.is_err().into(), Ordering::Relaxed);
                 if last.as_ref() != Some(&way) {
                     self.changes.push(way.clone());
                     *last = Some(way);

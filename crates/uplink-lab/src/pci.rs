@@ -33,13 +33,7 @@ impl PciFunction {
     /// A network function of a BlueField-3.
     #[must_use]
     pub fn bluefield(address: &str) -> Self {
-        Self {
-            address: address.to_owned(),
-            vendor: 0x15b3,
-            device: 0xa2dc,
-            class: 0x02_0000,
-            physfn: None,
-        }
+        Self { address: address.to_owned(), vendor: 0x15b3, device: 0xa2dc, class: 0x02_0000, physfn: None }
     }
 }
 
@@ -90,10 +84,7 @@ impl Host {
             cover()?;
             let folder = Path::new(NET).join(&interface);
             make(&folder)?;
-            link(
-                &format!("../../../bus/pci/devices/{address}"),
-                &folder.join("device"),
-            )?;
+            link(&format!("../../../bus/pci/devices/{address}"), &folder.join("device"))?;
             if let Some(port) = port {
                 let path = folder.join("phys_port_name");
                 fs::write(&path, port).doing(format!("write {}", path.display()))?;

@@ -20,12 +20,7 @@ impl Host {
     ///
     /// # Errors
     /// If there is no such interface, or no permission. An unreachable address is no error.
-    pub fn ping(
-        &self,
-        address: IpAddr,
-        device: Option<&str>,
-        bound: Duration,
-    ) -> Result<Option<Duration>> {
+    pub fn ping(&self, address: IpAddr, device: Option<&str>, bound: Duration) -> Result<Option<Duration>> {
         let device = device.map(ToOwned::to_owned);
         self.run(move || {
             let socket = open(address, device.as_deref())?;
@@ -82,18 +77,11 @@ fn once(socket: &Socket, to: SocketAddr, sequence: u16) -> Result<Option<Duratio
         if left.is_zero() {
             return Ok(None);
         }
-        socket
-            .set_read_timeout(Some(left))
-            .doing("set a socket's time limit")?;
+        socket.set_read_timeout(Some(left)).doing("set a socket's time limit")?;
         let mut buffer = [0; 256];
         match (&mut &*socket).read(&mut buffer) {
             // In IPv4 the answer stands behind its IP header.
-            Ok(length)
-                if buffer
-                    .get(..length)
-                    .unwrap_or_default()
-                    .ends_with(&request[4..]) =>
-            {
+            Ok(length) if buffer.get(..length).unwrap_or_default().ends_with(&request[4..]) => {
                 return Ok(Some(now().since(sent)));
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
@@ -120,13 +108,8 @@ fn request(to: SocketAddr, sequence: u16, moment: u64) -> [u8; 16] {
 
 /// The internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> u16 {
-    let sum: u64 = bytes
-        .chunks(2)
-        .map(|pair| {
-            pair.iter()
-                .fold(0, |word, &byte| word << 8 | u64::from(byte))
-        })
-        .sum();
+    let sum: u64 =
+        bytes.chunks(2).map(|pair| pair.iter().fold(0, |word, &byte| word << 8 | u64::from(byte))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(u16::MAX)
 }

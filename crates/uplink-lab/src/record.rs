@@ -26,10 +26,7 @@ pub(crate) struct Record<T> {
 
 impl<T: Clone> Record<T> {
     pub(crate) fn new() -> Self {
-        Self {
-            list: Mutex::new(Vec::new()),
-            grown: Condvar::new(),
-        }
+        Self { list: Mutex::new(Vec::new()), grown: Condvar::new() }
     }
 
     /// Appends, stamped now.
@@ -62,10 +59,7 @@ impl<T: Clone> Record<T> {
             seen = list.len();
             let left = end.since(now());
             if left.is_zero() {
-                return Err(Error::Late {
-                    what: what.to_owned(),
-                    bound,
-                });
+                return Err(Error::Late { what: what.to_owned(), bound });
             }
             let waited = self.grown.wait_timeout(list, left);
             list = waited.unwrap_or_else(PoisonError::into_inner).0;

@@ -104,21 +104,11 @@ impl SiteBuilder {
         internet.sysctls(QUIET)?;
         let switch = self.one_subnet.then(switch).transpose()?;
         let port = PORT.build(&internet, switch.as_ref())?;
-        let mgmt = if self.one_subnet {
-            MGMT_BESIDE_PORT
-        } else {
-            MGMT
-        };
+        let mgmt = if self.one_subnet { MGMT_BESIDE_PORT } else { MGMT };
         let mgmt = mgmt.build(&internet, switch.as_ref())?;
         let worker = Host::new("worker")?;
         worker.sysctls(QUIET)?;
-        let site = Site {
-            worker,
-            port,
-            mgmt,
-            internet,
-            switch,
-        };
+        let site = Site { worker, port, mgmt, internet, switch };
         site.route_back(self.one_subnet)?;
         let port = self.port_plugged.then_some(&site.port);
         for uplink in port.into_iter().chain([&site.mgmt]) {
@@ -146,11 +136,7 @@ impl Site {
     /// One that differs from the usual.
     #[must_use]
     pub const fn builder() -> SiteBuilder {
-        SiteBuilder {
-            default_routes: true,
-            port_plugged: true,
-            one_subnet: false,
-        }
+        SiteBuilder { default_routes: true, port_plugged: true, one_subnet: false }
     }
 
     /// Plugs an uplink's cable into the worker; the interface is up, without addresses.
@@ -215,18 +201,14 @@ impl Site {
     /// The internet's way back to the worker's addresses.
     fn route_back(&self, one_subnet: bool) -> Result<()> {
         let (length4, length6) = if one_subnet { (32, 128) } else { (24, 64) };
-        let mut lines =
-            format!("address add {INTERNET4}/32 dev lo\naddress add {INTERNET6}/128 dev lo\n");
+        let mut lines = format!("address add {INTERNET4}/32 dev lo\naddress add {INTERNET6}/128 dev lo\n");
         for (uplink, net) in [(&self.port, 1), (&self.mgmt, 2)] {
             let (v4, v6) = if one_subnet {
                 (uplink.address4, uplink.address6)
             } else {
                 let [a, b, c, _] = uplink.address4.octets();
                 let [d, e, ..] = uplink.address6.segments();
-                (
-                    Ipv4Addr::new(a, b, c, 0),
-                    Ipv6Addr::new(d, e, 0, 0, 0, 0, 0, 0),
-                )
+                (Ipv4Addr::new(a, b, c, 0), Ipv6Addr::new(d, e, 0, 0, 0, 0, 0, 0))
             };
             // Writing to a String cannot fail.
             let _ = write!(
@@ -291,22 +273,10 @@ const PORT: Plan = Plan {
     gateway6: 1,
 };
 
-const MGMT: Plan = Plan {
-    interface: "mgmt",
-    number: 2,
-    metric: 100,
-    subnet: (10, 0x10),
-    ..PORT
-};
+const MGMT: Plan = Plan { interface: "mgmt", number: 2, metric: 100, subnet: (10, 0x10), ..PORT };
 
 /// Management in the port's subnet.
-const MGMT_BESIDE_PORT: Plan = Plan {
-    subnet: PORT.subnet,
-    worker: 3,
-    gateway4: 254,
-    gateway6: 2,
-    ..MGMT
-};
+const MGMT_BESIDE_PORT: Plan = Plan { subnet: PORT.subnet, worker: 3, gateway4: 254, gateway6: 2, ..MGMT };
 
 impl Plan {
     const fn v4(&self, last: u8) -> Ipv4Addr {

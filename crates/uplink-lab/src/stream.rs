@@ -116,21 +116,14 @@ impl Stream {
         let sending = from.run(bind).doing("open a stream's sender")?;
         sys::enlarge(&SockRef::from(&receiving));
         let port = receiving.local_addr().doing("read a stream's port")?.port();
-        receiving
-            .set_read_timeout(Some(GLANCE))
-            .doing("set a stream's time limit")?;
+        receiving.set_read_timeout(Some(GLANCE)).doing("set a stream's time limit")?;
         let shared = Arc::new(Shared::default());
         let (view, socket) = (Arc::clone(&shared), receiving.try_clone());
         let socket = socket.doing("share a stream's socket")?;
         let receiver = to.thread("stream", move || view.receive(&socket))?;
         let (view, target) = (Arc::clone(&shared), SocketAddr::new(address, port));
         let sender = from.thread("stream", move || view.send(&sending, target, interval))?;
-        Ok(Self {
-            shared,
-            receiving,
-            sender: Some(sender),
-            receiver: Some(receiver),
-        })
+        Ok(Self { shared, receiving, sender: Some(sender), receiver: Some(receiver) })
     }
 
     /// What became of the stream so far, without the packets that may still be on the way.
@@ -154,10 +147,7 @@ impl Stream {
             }
             drop(log);
             if now() >= end {
-                return Err(crate::Error::Late {
-                    what: "a packet of the stream".to_owned(),
-                    bound,
-                });
+                return Err(crate::Error::Late { what: "a packet of the stream".to_owned(), bound });
             }
             pass(STREAM_INTERVAL);
         }
@@ -199,12 +189,7 @@ impl Stream {
             gaps: gaps(packets),
             overruns: sys::socket_drops(self.receiving.as_fd()).unwrap_or(0),
             lateness: Lateness::of(packets.iter().map(|p| p.sent.since(p.due)).collect()),
-            delay: Lateness::of(
-                packets
-                    .iter()
-                    .filter_map(|p| Some(p.received?.since(p.sent)))
-                    .collect(),
-            ),
+            delay: Lateness::of(packets.iter().filter_map(|p| Some(p.received?.since(p.sent))).collect()),
         }
     }
 }
@@ -227,12 +212,7 @@ impl Shared {
             }
             sleep_until(due);
             // Noted before it is sent, because it may arrive before this thread goes on.
-            let packet = Packet {
-                due,
-                sent: now(),
-                refused: false,
-                received: None,
-            };
+            let packet = Packet { due, sent: now(), refused: false, received: None };
             self.lock().packets.push(packet);
             if socket.send_to(&number.to_be_bytes(), target).is_err() {
                 if let Some(packet) = self.lock().packets.last_mut() {
@@ -274,11 +254,7 @@ impl Log {
 
     fn is_missing_any(&self) -> bool {
         // Looking from the end: the last ones are the ones on the way.
-        let recent = self
-            .packets
-            .iter()
-            .rev()
-            .take_while(|packet| packet.received.is_none());
+        let recent = self.packets.iter().rev().take_while(|packet| packet.received.is_none());
         recent.into_iter().any(|packet| !packet.refused)
     }
 }
@@ -293,11 +269,7 @@ fn gaps(packets: &[Packet]) -> Vec<Gap> {
         if packet.received.is_some() {
             gaps.extend(open.take());
         } else {
-            let start = Gap {
-                at: packet.sent,
-                length: Duration::ZERO,
-                packets: 0,
-            };
+            let start = Gap { at: packet.sent, length: Duration::ZERO, packets: 0 };
             open.get_or_insert(start).packets += 1;
         }
     }

@@ -33,17 +33,11 @@ pub(crate) fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
     // SAFETY: sockaddr_ll is plain data, for which all zeroes is a valid value.
     let mut address: libc::sockaddr_ll = unsafe { zeroed() };
     address.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
-    address.sll_protocol = u16::try_from(libc::ETH_P_ALL)
-        .map_err(io::Error::other)?
-        .to_be();
+    address.sll_protocol = u16::try_from(libc::ETH_P_ALL).map_err(io::Error::other)?.to_be();
     address.sll_ifindex = c_int::try_from(index).map_err(io::Error::other)?;
     // SAFETY: the address is a live sockaddr_ll of the length that is given.
     check(unsafe {
-        libc::bind(
-            socket.as_raw_fd(),
-            (&raw const address).cast(),
-            length::<libc::sockaddr_ll>()?,
-        )
+        libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length::<libc::sockaddr_ll>()?)
     })?;
     Ok(socket.into())
 }
@@ -78,10 +72,7 @@ pub(crate) fn set_up(interface: &str, up: bool) -> io::Result<()> {
     let mut request: libc::ifreq = unsafe { zeroed() };
     let room = request.ifr_name.len() - 1;
     if interface.len() > room {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "interface name too long",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "interface name too long"));
     }
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
         *to = from.cast_signed();
@@ -116,13 +107,7 @@ pub(crate) fn die_with_parent(command: &mut Command) {
 fn set_option(socket: &Socket, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     // SAFETY: the value is a live int of the length that is given.
     check(unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            length::<c_int>()?,
-        )
+        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length::<c_int>()?)
     })
 }
 
@@ -132,13 +117,7 @@ fn get_option<T: Default>(socket: BorrowedFd<'_>, level: c_int, name: c_int) -> 
     let mut size = length::<T>()?;
     // SAFETY: the kernel writes at most `size` bytes into the live value, any of which are valid.
     check(unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            (&raw mut value).cast(),
-            &raw mut size,
-        )
+        libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut size)
     })?;
     Ok(value)
 }
@@ -148,9 +127,5 @@ fn length<T>() -> io::Result<libc::socklen_t> {
 }
 
 fn check(returned: c_int) -> io::Result<()> {
-    if returned < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -5,8 +5,7 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Failed, Trial};
 use uplink_core::snapshot::Family;
 use uplink_lab::{
-    Changes, End, Fault, INTERNET4, INTERNET6, Lag, Lookups, STREAM_INTERVAL, Site, Stream, enter,
-    now, pass,
+    Changes, End, Fault, INTERNET4, INTERNET6, Lag, Lookups, STREAM_INTERVAL, Site, Stream, enter, now, pass,
 };
 
 type Outcome = Result<(), Failed>;
@@ -20,15 +19,9 @@ fn main() {
         panic!("{error}");
     }
     let arguments = Arguments::from_args();
-    let tests: &[(&str, fn() -> Outcome)] = &[
-        ("both uplinks reach the internet", reach),
-        ("stream", stream),
-        ("changes and lookups", changes),
-    ];
-    let trials = tests
-        .iter()
-        .map(|&(name, test)| Trial::test(name, test))
-        .collect();
+    let tests: &[(&str, fn() -> Outcome)] =
+        &[("both uplinks reach the internet", reach), ("stream", stream), ("changes and lookups", changes)];
+    let trials = tests.iter().map(|&(name, test)| Trial::test(name, test)).collect();
     libtest_mimic::run(&arguments, trials).exit();
 }
 
@@ -37,14 +30,9 @@ fn reach() -> Outcome {
     let site = Site::new()?;
     let built = now().since(start);
     for uplink in [&site.port, &site.mgmt] {
-        site.worker.ip(&format!(
-            "route replace default via {} metric 1",
-            uplink.gateway4
-        ))?;
-        site.worker.ip(&format!(
-            "route replace ::/0 via {} dev {} metric 1",
-            uplink.gateway6, uplink.interface
-        ))?;
+        site.worker.ip(&format!("route replace default via {} metric 1", uplink.gateway4))?;
+        site.worker
+            .ip(&format!("route replace ::/0 via {} dev {} metric 1", uplink.gateway6, uplink.interface))?;
         for address in [INTERNET4.into(), INTERNET6.into()] {
             let mut best = BOUND;
             for _ in 0..20 {
@@ -81,21 +69,22 @@ fn stream() -> Outcome {
 fn changes() -> Outcome {
     let site = Site::new()?;
     let changes = Changes::start(&site.worker)?;
-    let lookups = Lookups::start(
-        &site.worker,
-        &[INTERNET4.into(), INTERNET6.into()],
-        Duration::from_millis(1),
-    )?;
+    let lookups =
+        Lookups::start(&site.worker, &[INTERNET4.into(), INTERNET6.into()], Duration::from_millis(1))?;
     let before = site.worker.table_text()?;
     let start = now();
-    site.worker
-        .ip("route add default via 10.0.120.1 proto 117 metric 98")?;
+    site.worker.ip("route add default via 10.0.120.1 proto 117 metric 98")?;
     lookups.wait_for(INTERNET4.into(), "port", start, BOUND)?;
     site.worker.ip("route del default proto 117")?;
     lookups.wait_for(INTERNET4.into(), "mgmt", now(), BOUND)?;
     assert_eq!(before, site.worker.table_text()?);
     let down = site.port.cable.carrier(End::Worker, false)?;
-    let event = changes.wait_for("carrier loss", down, BOUND, |c| matches!(c, uplink_lab::Change::Link{interface, carrier: false, ..} if interface == "port"))?;
+    let event = changes.wait_for(
+        "carrier loss",
+        down,
+        BOUND,
+        |c| matches!(c, uplink_lab::Change::Link{interface, carrier: false, ..} if interface == "port"),
+    )?;
     eprintln!("carrier loss seen after {:?}", event.at.since(down));
     for c in changes.since(start) {
         eprintln!("{c:?}");

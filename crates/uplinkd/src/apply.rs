@@ -42,9 +42,7 @@ impl Applier {
     /// # Errors
     /// Those of the system calls.
     pub(crate) fn open() -> Result<Self, ApplyError> {
-        Ok(Self {
-            requests: Requests::open()?,
-        })
+        Ok(Self { requests: Requests::open()? })
     }
 
     /// Carries these out in order and stops at the first failure, which then is the last outcome.
@@ -83,19 +81,12 @@ fn outcome(op: &Op, result: Result<(), RequestError>) -> Outcome {
         return Outcome::Done;
     };
     match (op, error) {
-        (
-            Op::AddRoute(_) | Op::AddRule(_),
-            RequestError::Refused {
-                errno: libc::EEXIST,
-                ..
-            },
-        ) => Outcome::Exists,
+        (Op::AddRoute(_) | Op::AddRule(_), RequestError::Refused { errno: libc::EEXIST, .. }) => {
+            Outcome::Exists
+        }
         (
             Op::DeleteRoute(_) | Op::DeleteRule(_),
-            RequestError::Refused {
-                errno: libc::ESRCH | libc::ENOENT | libc::ENODEV,
-                ..
-            },
+            RequestError::Refused { errno: libc::ESRCH | libc::ENOENT | libc::ENODEV, .. },
         ) => Outcome::Absent,
         (_, error) => Outcome::Refused(error.errno()),
     }
@@ -104,12 +95,7 @@ fn outcome(op: &Op, result: Result<(), RequestError>) -> Outcome {
 /// A route to be added.
 fn new_route(route: &OwnRoute) -> RouteMessage {
     let mut message = named_route(route);
-    let Attributes {
-        source,
-        onlink,
-        metrics: _,
-        congestion_control: _,
-    } = route.attributes();
+    let Attributes { source, onlink, metrics: _, congestion_control: _ } = route.attributes();
     message.header.scope = match (route.family(), route.hop().gateway) {
         (Family::Ipv4, None) => RouteScope::Link,
         (Family::Ipv4, Some(_)) | (Family::Ipv6, _) => RouteScope::Universe,

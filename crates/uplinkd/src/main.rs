@@ -2,6 +2,7 @@
 
 mod alarm;
 mod apply;
+mod cli;
 mod clock;
 mod config;
 mod daemon;

@@ -5,8 +5,8 @@ use std::task::{Context, Poll, Waker};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::libc::{
-    self, BPF_ABS, BPF_B, BPF_H, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, RTM_DELLINK,
-    RTM_DELROUTE, RTM_NEWLINK, RTM_NEWROUTE,
+    self, BPF_ABS, BPF_B, BPF_H, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, RTM_DELLINK, RTM_DELROUTE,
+    RTM_NEWLINK, RTM_NEWROUTE,
 };
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{SockFilter, SockRef};
@@ -72,10 +72,7 @@ impl Events {
         for group in GROUPS {
             socket.add_membership(group)?;
         }
-        Ok(Self {
-            socket: sys::netlink::register(socket)?,
-            buffer: Vec::with_capacity(DATAGRAM_MAX_BYTES),
-        })
+        Ok(Self { socket: sys::netlink::register(socket)?, buffer: Vec::with_capacity(DATAGRAM_MAX_BYTES) })
     }
 
     /// Waits until there is something to drain. May be cancelled at any time; may return although
@@ -95,16 +92,10 @@ impl Events {
     pub(crate) fn drain(&mut self, mut each: impl FnMut(Event<'_>)) -> io::Result<()> {
         // Taken before the first read: if more comes after the last one, clearing this readiness
         // does not hide it.
-        let ready = self
-            .socket
-            .poll_read_ready(&mut Context::from_waker(Waker::noop()));
+        let ready = self.socket.poll_read_ready(&mut Context::from_waker(Waker::noop()));
         for _ in 0..DRAIN_MAX_DATAGRAMS {
             self.buffer.clear();
-            match self
-                .socket
-                .get_ref()
-                .recv(&mut self.buffer, libc::MSG_TRUNC)
-            {
+            match self.socket.get_ref().recv(&mut self.buffer, libc::MSG_TRUNC) {
                 Ok(length) if length > self.buffer.len() => each(Event::Malformed),
                 Ok(_) => {
                     for message in messages(&self.buffer) {
@@ -150,8 +141,7 @@ mod offset {
 fn filter() -> [SockFilter; 15] {
     let load = |size: u32, at| instruction(BPF_LD | BPF_ABS | size, at, 0, 0);
     // Jumps over `then` or `otherwise` instructions.
-    let equal =
-        |value, then, otherwise| instruction(BPF_JMP | BPF_JEQ | BPF_K, value, then, otherwise);
+    let equal = |value, then, otherwise| instruction(BPF_JMP | BPF_JEQ | BPF_K, value, then, otherwise);
     let end = |bytes| instruction(BPF_RET | BPF_K, bytes, 0, 0);
     // The filter loads numbers in network order, netlink writes them in the machine's.
     let kind = |kind: u16| u32::from(kind.to_be());

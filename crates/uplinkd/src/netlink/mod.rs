@@ -51,9 +51,7 @@ fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, Malform
             payload: frame.payload(),
         };
         let length = usize::try_from(frame.length()).unwrap_or(usize::MAX);
-        rest = rest
-            .get(length.next_multiple_of(usize::from(NLMSG_ALIGNTO))..)
-            .unwrap_or_default();
+        rest = rest.get(length.next_multiple_of(usize::from(NLMSG_ALIGNTO))..).unwrap_or_default();
         Some(Ok(message))
     })
 }
@@ -63,20 +61,14 @@ pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = Result<(u16, &[u8
     NlasIterator::new(bytes).map(|attribute| {
         let attribute = attribute.map_err(|_| Malformed)?;
         let (kind, length) = (attribute.kind(), usize::from(attribute.length()));
-        let value = attribute
-            .into_inner()
-            .get(NLA_HEADER_SIZE..length)
-            .ok_or(Malformed)?;
+        let value = attribute.into_inner().get(NLA_HEADER_SIZE..length).ok_or(Malformed)?;
         Ok((kind, value))
     })
 }
 
 /// A 32-bit number in the machine's byte order.
 pub(crate) fn number(value: &[u8]) -> Result<u32, Malformed> {
-    value
-        .try_into()
-        .map(u32::from_ne_bytes)
-        .map_err(|_| Malformed)
+    value.try_into().map(u32::from_ne_bytes).map_err(|_| Malformed)
 }
 
 /// A string, with or without the zero at its end.
@@ -106,19 +98,14 @@ mod tests {
     #[test]
     fn a_datagram_is_split_into_its_messages() {
         let datagram = [framed(24, &[1, 2, 3]), framed(25, &[])].concat();
-        let split: Vec<_> = messages(&datagram)
-            .map(|m| m.map(|m| (m.kind, m.sequence, m.payload.to_vec())))
-            .collect();
+        let split: Vec<_> =
+            messages(&datagram).map(|m| m.map(|m| (m.kind, m.sequence, m.payload.to_vec()))).collect();
         assert_eq!(split, [Ok((24, 7, vec![1, 2, 3])), Ok((25, 7, Vec::new()))]);
     }
 
     #[test]
     fn a_malformed_message_is_reported_once_and_ends_the_datagram() {
-        for broken in [
-            vec![0; 3],
-            vec![0; 16],
-            framed(24, &[1, 2, 3, 4])[..18].to_vec(),
-        ] {
+        for broken in [vec![0; 3], vec![0; 16], framed(24, &[1, 2, 3, 4])[..18].to_vec()] {
             let datagram = [framed(24, &[]), broken].concat();
             let kinds: Vec<_> = messages(&datagram).map(|m| m.map(|m| m.kind)).collect();
             assert_eq!(kinds, [Ok(24), Err(Malformed)]);
@@ -134,13 +121,7 @@ mod tests {
 
     #[test]
     fn an_attribute_longer_than_its_message_is_malformed() {
-        assert_eq!(
-            attributes(&[9, 0, 1, 0, 5]).collect::<Vec<_>>(),
-            [Err(Malformed)]
-        );
-        assert_eq!(
-            attributes(&[3, 0, 1, 0]).collect::<Vec<_>>(),
-            [Err(Malformed)]
-        );
+        assert_eq!(attributes(&[9, 0, 1, 0, 5]).collect::<Vec<_>>(), [Err(Malformed)]);
+        assert_eq!(attributes(&[3, 0, 1, 0]).collect::<Vec<_>>(), [Err(Malformed)]);
     }
 }

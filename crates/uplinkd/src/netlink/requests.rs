@@ -87,11 +87,7 @@ impl Requests {
         sys::netlink::check_strictly(&socket)?;
         sys::netlink::explain_refusals(&socket)?;
         SockRef::from(&socket).set_read_timeout(Some(ANSWER_MAX))?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-            buffer: Vec::with_capacity(DATAGRAM_MAX_BYTES),
-        })
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(DATAGRAM_MAX_BYTES) })
     }
 
     /// Has the kernel carry out a request. `flags` are the `NLM_F_*` that make its meaning.
@@ -99,11 +95,7 @@ impl Requests {
     /// # Errors
     /// [`RequestError::Refused`] is the kernel's answer; after any other error it is not known
     /// whether the request was carried out.
-    pub(crate) fn carry_out(
-        &mut self,
-        request: RouteNetlinkMessage,
-        flags: u16,
-    ) -> Result<(), RequestError> {
+    pub(crate) fn carry_out(&mut self, request: RouteNetlinkMessage, flags: u16) -> Result<(), RequestError> {
         let sequence = self.send(request, NLM_F_ACK | flags)?;
         loop {
             for message in messages(self.receive()?) {
@@ -185,10 +177,7 @@ impl Requests {
 /// What the kernel says at the end of a dump or to a request: both begin with a negative error
 /// number or 0.
 fn verdict(message: &Message<'_>) -> Result<(), RequestError> {
-    let code = message
-        .payload
-        .first_chunk()
-        .map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+    let code = message.payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
     if code == 0 {
         return Ok(());
     }
@@ -201,10 +190,7 @@ fn verdict(message: &Message<'_>) -> Result<(), RequestError> {
         .flatten()
         .find(|(kind, _)| *kind == ERROR_TEXT)
         .and_then(|(_, value)| text(value).ok());
-    Err(RequestError::Refused {
-        errno: code.saturating_neg(),
-        text: text.unwrap_or_default(),
-    })
+    Err(RequestError::Refused { errno: code.saturating_neg(), text: text.unwrap_or_default() })
 }
 
 #[cfg(test)]
@@ -212,12 +198,7 @@ mod tests {
     use super::*;
 
     fn answer(kind: u16, flags: u16, payload: &[u8]) -> Result<(), RequestError> {
-        verdict(&Message {
-            kind,
-            flags,
-            sequence: 1,
-            payload,
-        })
+        verdict(&Message { kind, flags, sequence: 1, payload })
     }
 
     #[test]
@@ -232,15 +213,9 @@ mod tests {
         payload.extend([0; 16]);
         payload.extend([8, 0, 1, 0, b'N', b'o', b'.', 0]);
         let told = answer(NLMSG_ERROR, NLM_F_ACK_TLVS, &payload).unwrap_err();
-        assert_eq!(
-            told.to_string(),
-            "the kernel refused: File exists (os error 17): No."
-        );
+        assert_eq!(told.to_string(), "the kernel refused: File exists (os error 17): No.");
         assert_eq!(told.errno(), 17);
         let silent = answer(NLMSG_ERROR, 0, &payload).unwrap_err();
-        assert_eq!(
-            silent.to_string(),
-            "the kernel refused: File exists (os error 17)"
-        );
+        assert_eq!(silent.to_string(), "the kernel refused: File exists (os error 17)");
     }
 }

@@ -31,13 +31,9 @@ pub(super) fn decode(payload: &[u8]) -> Result<Option<Address>, Malformed> {
     let has = |flag| flags & flag != 0;
     Ok(Some(Address {
         link: LinkIndex(u32::from_ne_bytes([i0, i1, i2, i3])),
-        prefix: Prefix {
-            address: own,
-            length,
-        },
+        prefix: Prefix { address: own, length },
         link_local: scope >= libc::RT_SCOPE_LINK || ip::is_link_local(own),
-        usable: !has(libc::IFA_F_DADFAILED)
-            && (!has(libc::IFA_F_TENTATIVE) || has(libc::IFA_F_OPTIMISTIC)),
+        usable: !has(libc::IFA_F_DADFAILED) && (!has(libc::IFA_F_TENTATIVE) || has(libc::IFA_F_OPTIMISTIC)),
         // In IPv4 the bit of `temporary` means `secondary`.
         unpreferred: has(libc::IFA_F_DEPRECATED) || (own.is_ipv6() && has(libc::IFA_F_TEMPORARY)),
     }))

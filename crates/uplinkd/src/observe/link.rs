@@ -70,10 +70,8 @@ fn kind(info: &[u8]) -> Result<LinkKind, Malformed> {
                 "bridge" => LinkKind::Bridge,
                 "bond" | "team" => LinkKind::Bond,
                 "vrf" => LinkKind::Vrf,
-                "tun" | "wireguard" | "ipip" | "gre" | "gretap" | "ip6gre" | "ip6gretap"
-                | "sit" | "ip6tnl" | "vti" | "vti6" | "xfrm" | "erspan" | "ip6erspan" => {
-                    LinkKind::Tunnel
-                }
+                "tun" | "wireguard" | "ipip" | "gre" | "gretap" | "ip6gre" | "ip6gretap" | "sit"
+                | "ip6tnl" | "vti" | "vti6" | "xfrm" | "erspan" | "ip6erspan" => LinkKind::Tunnel,
                 _ => LinkKind::Other,
             });
         }

@@ -110,16 +110,11 @@ impl Observer {
         let mut unreadable = || {
             let look = *looks > 0;
             *looks = looks.saturating_sub(1);
-            Effect {
-                look,
-                ..Effect::default()
-            }
+            Effect { look, ..Effect::default() }
         };
         let take = |event: Event<'_>| {
             let more = match event {
-                Event::Message(message) => state
-                    .take(&message)
-                    .unwrap_or_else(|Malformed| unreadable()),
+                Event::Message(message) => state.take(&message).unwrap_or_else(|Malformed| unreadable()),
                 Event::Malformed => unreadable(),
                 Event::Overrun => Effect::LOOK,
             };
@@ -133,10 +128,7 @@ impl Observer {
         if effect.ports {
             effect.changed |= self.state.replace_ports(pci::dpu_ports());
         }
-        Ok(Drained {
-            changed: effect.changed,
-            look: effect.look,
-        })
+        Ok(Drained { changed: effect.changed, look: effect.look })
     }
 
     /// Reads everything again. Returns whether the snapshot differs.
@@ -178,9 +170,7 @@ impl Observer {
 
     fn read_links(&mut self) -> Result<Vec<uplink_core::snapshot::Link>, ObserveError> {
         let mut request = LinkMessage::default();
-        request
-            .attributes
-            .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         let request = RouteNetlinkMessage::GetLink(request);
         self.read("links", &request, |m| link::decode(m.payload).ok()?)
     }
@@ -220,9 +210,11 @@ impl Observer {
             let mut request = RuleMessage::default();
             request.header.family = number(family);
             let request = RouteNetlinkMessage::GetRule(request);
-            rules.extend(self.read("rules", &request, |m| {
-                of(family, m).and_then(|m| rule::decode(m.payload).ok()?)
-            })?);
+            rules.extend(
+                self.read("rules", &request, |m| {
+                    of(family, m).and_then(|m| rule::decode(m.payload).ok()?)
+                })?,
+            );
         }
         Ok(rules)
     }

@@ -70,9 +70,7 @@ fn is_dpu_port(port: &PciPort) -> bool {
 
 /// An address as the bus writes it, and in no other way.
 fn address(text: &str) -> Option<PciAddress> {
-    text.parse()
-        .ok()
-        .filter(|address: &PciAddress| address.to_string() == text)
+    text.parse().ok().filter(|address: &PciAddress| address.to_string() == text)
 }
 
 /// The function whose folder this is.
@@ -97,11 +95,7 @@ fn hexadecimal(text: &str) -> Option<u32> {
 /// The line in a file of sysfs.
 fn read(path: &Path) -> Option<String> {
     let mut text = String::new();
-    File::open(path)
-        .ok()?
-        .take(FILE_MAX_BYTES)
-        .read_to_string(&mut text)
-        .ok()?;
+    File::open(path).ok()?.take(FILE_MAX_BYTES).read_to_string(&mut text).ok()?;
     Some(text.trim_end().to_owned())
 }
 
@@ -114,14 +108,7 @@ mod tests {
         for good in ["0000:03:00.0", "0000:c1:1f.7", "10000:01:00.0"] {
             assert_eq!(address(good).map(|a| a.to_string()).as_deref(), Some(good));
         }
-        for bad in [
-            "",
-            "virtio0",
-            "3:0.0",
-            "0000:03:00.+0",
-            "0000:03:20.0",
-            "0000:03:00.8",
-        ] {
+        for bad in ["", "virtio0", "3:0.0", "0000:03:00.+0", "0000:03:20.0", "0000:03:00.8"] {
             assert_eq!(address(bad), None, "{bad}");
         }
     }

@@ -5,9 +5,7 @@ use std::net::IpAddr;
 
 use netlink_packet_core::NLA_HEADER_SIZE;
 use nix::libc;
-use uplink_core::snapshot::{
-    Attributes, Family, Hop, LinkIndex, Prefix, Route, RouteKind, protocol,
-};
+use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, Prefix, Route, RouteKind, protocol};
 
 use super::ip;
 use crate::netlink::{Malformed, attributes, number, text};
@@ -49,8 +47,7 @@ pub(super) fn decode(payload: &[u8]) -> Result<Option<Kept>, Malformed> {
         return Ok(None);
     }
     let kept = header.with(rest)?;
-    let wanted =
-        header.length == 0 || header.protocol == protocol::UPLINKD || kept.route.names_gateway();
+    let wanted = header.length == 0 || header.protocol == protocol::UPLINKD || kept.route.names_gateway();
     Ok(wanted.then_some(kept))
 }
 
@@ -69,17 +66,7 @@ struct Header {
 impl Header {
     /// `None` if it belongs to a route that is not looked at.
     fn of(bytes: [u8; 12]) -> Option<Self> {
-        let [
-            family,
-            length,
-            source_length,
-            tos,
-            table,
-            protocol,
-            _scope,
-            kind,
-            flags @ ..,
-        ] = bytes;
+        let [family, length, source_length, tos, table, protocol, _scope, kind, flags @ ..] = bytes;
         let flags = u32::from_ne_bytes(flags);
         if source_length > 0 || flags & RTM_F_CLONED != 0 {
             return None;
@@ -92,9 +79,7 @@ impl Header {
             protocol,
             kind: match kind {
                 libc::RTN_UNICAST => RouteKind::Unicast,
-                libc::RTN_BLACKHOLE | libc::RTN_UNREACHABLE | libc::RTN_PROHIBIT => {
-                    RouteKind::Refused
-                }
+                libc::RTN_BLACKHOLE | libc::RTN_UNREACHABLE | libc::RTN_PROHIBIT => RouteKind::Refused,
                 _ => RouteKind::Other,
             },
             onlink: flags & RTNH_F_ONLINK != 0,
@@ -106,10 +91,7 @@ impl Header {
         let mut destination = ip::unspecified(self.family);
         let (mut table, mut metric) = (u32::from(self.table), 0);
         let (mut way, mut hops, mut nexthop) = (Way::default(), Vec::new(), None);
-        let mut copied = Attributes {
-            onlink: self.onlink,
-            ..Attributes::default()
-        };
+        let mut copied = Attributes { onlink: self.onlink, ..Attributes::default() };
         for attribute in attributes(rest) {
             match attribute? {
                 (libc::RTA_DST, value) => destination = ip::address(self.family, value)?,
@@ -126,10 +108,7 @@ impl Header {
                 (kind, value) => way.take(self.family, kind, value)?,
             }
         }
-        hops.extend(way.link.map(|link| Hop {
-            link,
-            gateway: way.gateway,
-        }));
+        hops.extend(way.link.map(|link| Hop { link, gateway: way.gateway }));
         let kind = match self.kind {
             // Encapsulated on its way, or by a next-hop object that is not spelled out
             // (net.ipv4.nexthop_compat_mode = 0): nothing that could be judged or copied.
@@ -143,10 +122,7 @@ impl Header {
         let route = Route {
             family: self.family,
             table,
-            destination: Prefix {
-                address: destination,
-                length: self.length,
-            },
+            destination: Prefix { address: destination, length: self.length },
             tos: self.tos,
             metric,
             protocol: self.protocol,
@@ -202,13 +178,8 @@ fn multipath(family: Family, mut rest: &[u8]) -> Result<Vec<Hop>, Malformed> {
             let (kind, value) = attribute?;
             way.take(family, kind, value)?;
         }
-        hops.push(Hop {
-            link: LinkIndex(u32::from_ne_bytes([i0, i1, i2, i3])),
-            gateway: way.gateway,
-        });
-        rest = rest
-            .get(length.next_multiple_of(NLA_HEADER_SIZE)..)
-            .unwrap_or_default();
+        hops.push(Hop { link: LinkIndex(u32::from_ne_bytes([i0, i1, i2, i3])), gateway: way.gateway });
+        rest = rest.get(length.next_multiple_of(NLA_HEADER_SIZE)..).unwrap_or_default();
     }
     Ok(hops)
 }

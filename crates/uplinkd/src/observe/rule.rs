@@ -31,17 +31,7 @@ const STATE_FLAGS: u32 = 0x1 | 0x4 | 0x8 | 0x10;
 pub(super) fn decode(payload: &[u8]) -> Result<Option<Rule>, Malformed> {
     // struct fib_rule_hdr, linux/fib_rules.h
     let (header, rest) = payload.split_first_chunk::<12>().ok_or(Malformed)?;
-    let [
-        family,
-        to_length,
-        from_length,
-        tos,
-        table,
-        _,
-        _,
-        action,
-        flags @ ..,
-    ] = *header;
+    let [family, to_length, from_length, tos, table, _, _, action, flags @ ..] = *header;
     let Some(family) = ip::family(family) else {
         return Ok(None);
     };
@@ -78,15 +68,9 @@ pub(super) fn decode(payload: &[u8]) -> Result<Option<Rule>, Malformed> {
 
 /// A selector without an address: a prefix of zeros, which the kernel does not write out.
 fn selector(family: Family, length: u8) -> Option<Prefix> {
-    (length > 0).then(|| Prefix {
-        address: ip::unspecified(family),
-        length,
-    })
+    (length > 0).then(|| Prefix { address: ip::unspecified(family), length })
 }
 
 fn prefix(family: Family, value: &[u8], length: u8) -> Result<Prefix, Malformed> {
-    Ok(Prefix {
-        address: ip::address(family, value)?,
-        length,
-    })
+    Ok(Prefix { address: ip::address(family, value)?, length })
 }

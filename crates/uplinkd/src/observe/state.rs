@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_REPLACE};
 use nix::libc::{
-    RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE,
-    RTM_NEWRULE,
+    RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE, RTM_NEWRULE,
 };
 use uplink_core::snapshot::{
     Address, Family, Link, LinkIndex, PciPort, Prefix, Route, Rule, Snapshot, protocol,
@@ -35,24 +34,10 @@ pub(super) struct Effect {
 }
 
 impl Effect {
-    const NONE: Self = Self {
-        changed: false,
-        look: false,
-        rules: false,
-        ports: false,
-    };
-    const CHANGED: Self = Self {
-        changed: true,
-        ..Self::NONE
-    };
-    pub(super) const LOOK: Self = Self {
-        look: true,
-        ..Self::NONE
-    };
-    const RULES: Self = Self {
-        rules: true,
-        ..Self::NONE
-    };
+    const NONE: Self = Self { changed: false, look: false, rules: false, ports: false };
+    const CHANGED: Self = Self { changed: true, ..Self::NONE };
+    pub(super) const LOOK: Self = Self { look: true, ..Self::NONE };
+    const RULES: Self = Self { rules: true, ..Self::NONE };
 
     /// Both.
     pub(super) const fn and(self, other: Self) -> Self {
@@ -77,11 +62,7 @@ pub(super) struct State {
 impl State {
     /// Nothing yet.
     pub(super) fn new(identify: fn(&str) -> Option<PciPort>) -> Self {
-        Self {
-            snapshot: Snapshot::default(),
-            nexthops: BTreeSet::new(),
-            identify,
-        }
+        Self { snapshot: Snapshot::default(), nexthops: BTreeSet::new(), identify }
     }
 
     /// What is known now.
@@ -111,28 +92,13 @@ impl State {
 
     /// Puts everything that was read in the place of what was known. Returns whether that differs.
     pub(super) fn replace(&mut self, read: Read) -> bool {
-        let Read {
-            links,
-            mut addresses,
-            routes,
-            rules,
-            dpu_ports,
-        } = read;
+        let Read { links, mut addresses, routes, rules, dpu_ports } = read;
         self.nexthops = routes.iter().filter_map(|kept| kept.nexthop).collect();
         let mut routes: Vec<_> = routes.into_iter().map(|kept| kept.route).collect();
         addresses.sort_by_key(address_place);
         routes.sort_by_key(place);
-        let links = links
-            .into_iter()
-            .map(|link| (link.index, self.identified(link)))
-            .collect();
-        let mut snapshot = Snapshot {
-            links,
-            addresses,
-            routes,
-            rules,
-            dpu_ports,
-        };
+        let links = links.into_iter().map(|link| (link.index, self.identified(link))).collect();
+        let mut snapshot = Snapshot { links, addresses, routes, rules, dpu_ports };
         drop_dead_routes(&mut snapshot);
         let differs = snapshot != self.snapshot;
         self.snapshot = snapshot;
@@ -152,11 +118,7 @@ impl State {
         for route in own {
             let (start, end) = self.group(&route);
             // Which of the two comes first can only be seen when both are read.
-            effect.look |= self
-                .snapshot
-                .routes
-                .get(start..end)
-                .is_some_and(has_foreign);
+            effect.look |= self.snapshot.routes.get(start..end).is_some_and(has_foreign);
             self.snapshot.routes.insert(end, route);
         }
         effect
@@ -199,11 +161,7 @@ impl State {
             ..Effect::NONE
         };
         self.snapshot.links.insert(index, link);
-        if up {
-            effect
-        } else {
-            effect.and(self.drop_dead_routes())
-        }
+        if up { effect } else { effect.and(self.drop_dead_routes()) }
     }
 
     fn remove_link(&mut self, index: LinkIndex) -> Effect {
@@ -211,11 +169,7 @@ impl State {
             return Effect::NONE;
         };
         self.snapshot.addresses.retain(|a| a.link != index);
-        let effect = Effect {
-            changed: true,
-            ports: link.pci.is_some(),
-            ..Effect::NONE
-        };
+        let effect = Effect { changed: true, ports: link.pci.is_some(), ..Effect::NONE };
         effect.and(self.drop_dead_routes())
     }
 
@@ -240,9 +194,7 @@ impl State {
     /// gateway only its subnet could reach.
     fn remove_address(&mut self, address: &Address) -> Effect {
         let before = self.snapshot.addresses.len();
-        self.snapshot
-            .addresses
-            .retain(|known| !same_address(known, address));
+        self.snapshot.addresses.retain(|known| !same_address(known, address));
         let touched = |route: &Route| {
             route.hops.iter().any(|hop| hop.link == address.link)
                 || route.attributes.source == Some(address.prefix.address)
@@ -265,11 +217,7 @@ impl State {
         if known && (flags & NLM_F_REPLACE == 0 || group.len() == 1) {
             return Effect::NONE;
         }
-        let effect = Effect {
-            changed: true,
-            look: needs_look(&route, group),
-            ..Effect::NONE
-        };
+        let effect = Effect { changed: true, look: needs_look(&route, group), ..Effect::NONE };
         let replaces = flags & NLM_F_REPLACE != 0;
         match (group.len(), replaces, route.family) {
             (0, _, _) => self.snapshot.routes.insert(start, route),
@@ -297,11 +245,7 @@ impl State {
             Some(at) => {
                 let look = group.iter().any(|known| known.hops.len() > 1);
                 self.snapshot.routes.remove(start + at);
-                Effect {
-                    changed: true,
-                    look,
-                    ..Effect::NONE
-                }
+                Effect { changed: true, look, ..Effect::NONE }
             }
             None if group.is_empty() => Effect::NONE,
             // One hop of several, or a route that changed without a message.
@@ -326,11 +270,7 @@ impl State {
     /// follows proves it.
     fn drop_dead_routes(&mut self) -> Effect {
         let dropped = drop_dead_routes(&mut self.snapshot);
-        Effect {
-            changed: dropped,
-            look: dropped,
-            ..Effect::NONE
-        }
+        Effect { changed: dropped, look: dropped, ..Effect::NONE }
     }
 
     /// From where to where the routes stand that compete with this one: same table, destination,
@@ -361,25 +301,14 @@ pub(super) struct Read {
 /// The order of the snapshot's routes. Sorting by it keeps the kernel's order among those that
 /// compete.
 const fn place(route: &Route) -> (Family, u32, Prefix, u8, u32) {
-    let Route {
-        family,
-        table,
-        destination,
-        tos,
-        metric,
-        ..
-    } = route;
+    let Route { family, table, destination, tos, metric, .. } = route;
     (*family, *table, *destination, *tos, *metric)
 }
 
 /// The order of the snapshot's addresses: the kernel's, but for the order of links, families and
 /// scopes, in which it has none that lasts.
 const fn address_place(address: &Address) -> (Family, LinkIndex, bool) {
-    (
-        Family::of(address.prefix.address),
-        address.link,
-        address.link_local,
-    )
+    (Family::of(address.prefix.address), address.link, address.link_local)
 }
 
 fn same_address(one: &Address, other: &Address) -> bool {
@@ -399,9 +328,7 @@ fn has_foreign(routes: &[Route]) -> bool {
 /// in net/ipv6/ndisc.c).
 fn needs_look(route: &Route, group: &[Route]) -> bool {
     let several = |route: &Route| route.hops.len() > 1;
-    several(route)
-        || group.iter().any(several)
-        || (route.protocol == protocol::RA && route.is_default())
+    several(route) || group.iter().any(several) || (route.protocol == protocol::RA && route.is_default())
 }
 
 /// Removes the routes that lead through no link that is up: the kernel keeps none. Returns whether
@@ -410,8 +337,6 @@ fn drop_dead_routes(snapshot: &mut Snapshot) -> bool {
     let links = &snapshot.links;
     let up = |index: &LinkIndex| links.get(index).is_some_and(|link| link.up);
     let before = snapshot.routes.len();
-    snapshot
-        .routes
-        .retain(|route| route.hops.is_empty() || route.hops.iter().any(|hop| up(&hop.link)));
+    snapshot.routes.retain(|route| route.hops.is_empty() || route.hops.iter().any(|hop| up(&hop.link)));
     snapshot.routes.len() != before
 }

@@ -35,9 +35,7 @@ impl Arp {
     pub(super) fn ask(&self, source: Ipv4Addr, target: Ipv4Addr) -> nix::Result<()> {
         let mac = socket::own_mac(&self.socket).ok_or(Errno::ENODEV)?;
         let frame = arp::request(mac, source, target);
-        socket::send_again(|| {
-            send(self.socket.as_raw_fd(), &frame, MsgFlags::MSG_DONTWAIT).map(drop)
-        })
+        socket::send_again(|| send(self.socket.as_raw_fd(), &frame, MsgFlags::MSG_DONTWAIT).map(drop))
     }
 
     /// Reads the replies that wait.

@@ -25,22 +25,11 @@ impl Echoes {
     /// Opens it; `tag` marks the echoes of this process.
     pub(super) fn open(link: LinkIndex, family: Family, tag: u32) -> io::Result<Self> {
         let socket = socket::raw(family, link, &filter::echo_reply(family, tag))?;
-        Ok(Self {
-            link,
-            family,
-            tag,
-            socket,
-        })
+        Ok(Self { link, family, tag, socket })
     }
 
     /// Sends an echo request.
-    pub(super) fn ask(
-        &self,
-        id: ProbeId,
-        nonce: u64,
-        source: IpAddr,
-        to: IpAddr,
-    ) -> nix::Result<()> {
+    pub(super) fn ask(&self, id: ProbeId, nonce: u64, source: IpAddr, to: IpAddr) -> nix::Result<()> {
         let tag = self.tag;
         let message = Echo { tag, id, nonce }.request(self.family);
         socket::send_again(|| socket::send_from(&self.socket, self.link, source, to, &message))
@@ -62,10 +51,6 @@ impl Echoes {
     fn answer(&self, asked: &mut Asked, packet: &socket::Received<'_>) -> Option<Answer> {
         let echo = Echo::reply(self.family, packet.bytes)?;
         let at = asked.echoed(self.link, echo.id, echo.nonce, packet.from?)?;
-        Some(Answer {
-            id: echo.id,
-            at: clock::from_wall(packet.stamp, at),
-            mac: None,
-        })
+        Some(Answer { id: echo.id, at: clock::from_wall(packet.stamp, at), mac: None })
     }
 }

@@ -34,11 +34,7 @@ impl Solicitations {
         socket.set_multicast_hops_v6(u32::from(HOP_LIMIT))?;
         socket.set_multicast_loop_v6(false)?;
         setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
-        Ok(Self {
-            link,
-            socket,
-            interface: socket::packet(Type::DGRAM, link, 0, &filter::nothing())?,
-        })
+        Ok(Self { link, socket, interface: socket::packet(Type::DGRAM, link, 0, &filter::nothing())? })
     }
 
     /// Asks for `target` at its solicited-node group.

@@ -9,8 +9,8 @@ use std::thread;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, LinkAddr, MsgFlags, SockaddrIn, SockaddrIn6,
-    SockaddrStorage, getsockname, recvmsg, sendmsg, setsockopt, sockopt,
+    ControlMessage, ControlMessageOwned, LinkAddr, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage,
+    getsockname, recvmsg, sendmsg, setsockopt, sockopt,
 };
 use nix::sys::time::TimeSpec;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
@@ -78,10 +78,7 @@ pub(super) fn bind_device(socket: &Socket, link: LinkIndex) -> io::Result<()> {
 /// interface is gone or not Ethernet.
 pub(super) fn own_mac(socket: &Socket) -> Option<Mac> {
     let address: LinkAddr = getsockname(socket.as_raw_fd()).ok()?;
-    address
-        .addr()
-        .filter(|_| address.hatype() == ETHERNET)
-        .map(Mac)
+    address.addr().filter(|_| address.hatype() == ETHERNET).map(Mac)
 }
 
 /// Sends `message` from `source` to `to` through `link`.
@@ -96,9 +93,7 @@ pub(super) fn send_from(
         (IpAddr::V4(source), IpAddr::V4(to)) => {
             let info = libc::in_pktinfo {
                 ipi_ifindex: i32::try_from(link.0).map_err(|_| Errno::ENODEV)?,
-                ipi_spec_dst: libc::in_addr {
-                    s_addr: u32::from_ne_bytes(source.octets()),
-                },
+                ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(source.octets()) },
                 ipi_addr: libc::in_addr { s_addr: 0 },
             };
             let to = SockaddrIn::from(std::net::SocketAddrV4::new(to, 0));
@@ -106,16 +101,10 @@ pub(super) fn send_from(
         }
         (IpAddr::V6(source), IpAddr::V6(to)) => {
             let info = libc::in6_pktinfo {
-                ipi6_addr: libc::in6_addr {
-                    s6_addr: source.octets(),
-                },
+                ipi6_addr: libc::in6_addr { s6_addr: source.octets() },
                 ipi6_ifindex: link.0,
             };
-            let scope = if to.is_unicast_link_local() || to.is_multicast() {
-                link.0
-            } else {
-                0
-            };
+            let scope = if to.is_unicast_link_local() || to.is_multicast() { link.0 } else { 0 };
             let to = SockaddrIn6::from(std::net::SocketAddrV6::new(to, 0, 0, scope));
             send_with(socket, message, &ControlMessage::Ipv6PacketInfo(&info), &to)
         }
@@ -140,10 +129,7 @@ pub(super) const fn is_stale(error: Errno) -> bool {
 }
 
 /// The next packet, if there is one. An error is one that was pending; it is then no more.
-pub(super) fn receive<'a>(
-    socket: &Socket,
-    buffer: &'a mut Buffer,
-) -> nix::Result<Option<Received<'a>>> {
+pub(super) fn receive<'a>(socket: &Socket, buffer: &'a mut Buffer) -> nix::Result<Option<Received<'a>>> {
     let mut control = nix::cmsg_space!(TimeSpec, libc::c_int);
     let mut slices = [IoSliceMut::new(buffer)];
     let read = recvmsg::<SockaddrStorage>(
@@ -167,12 +153,7 @@ pub(super) fn receive<'a>(
     }
     let from = message.address.as_ref().and_then(ip_address);
     let length = message.bytes;
-    Ok(Some(Received {
-        bytes: buffer.get(..length).unwrap_or_default(),
-        stamp,
-        from,
-        hop_limit,
-    }))
+    Ok(Some(Received { bytes: buffer.get(..length).unwrap_or_default(), stamp, from, hop_limit }))
 }
 
 /// Reads and drops all that waits.
@@ -188,9 +169,7 @@ pub(super) fn close_aside(sockets: Vec<Socket>) {
         return;
     }
     // Without a thread to be had, the sockets are dropped with the closure, here.
-    let _detached = thread::Builder::new()
-        .name("close".to_owned())
-        .spawn(move || drop(sockets));
+    let _detached = thread::Builder::new().name("close".to_owned()).spawn(move || drop(sockets));
 }
 
 /// One `sendmsg` that does not wait.
@@ -202,14 +181,7 @@ fn send_with<S: nix::sys::socket::SockaddrLike>(
 ) -> nix::Result<()> {
     let slices = [IoSlice::new(message)];
     let control = std::slice::from_ref(control);
-    sendmsg(
-        socket.as_raw_fd(),
-        &slices,
-        control,
-        MsgFlags::MSG_DONTWAIT,
-        Some(to),
-    )
-    .map(drop)
+    sendmsg(socket.as_raw_fd(), &slices, control, MsgFlags::MSG_DONTWAIT, Some(to)).map(drop)
 }
 
 /// The IP address in a socket address.

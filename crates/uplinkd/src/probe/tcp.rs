@@ -45,12 +45,7 @@ impl Connect {
         socket.bind(&on_link(SocketAddr::new(probe.source, 0), probe.link).into())?;
         match socket.connect(&on_link(to, probe.link).into()) {
             Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
-            Ok(()) | Err(_) => Ok(Self {
-                link: probe.link,
-                id: probe.id,
-                asked,
-                socket,
-            }),
+            Ok(()) | Err(_) => Ok(Self { link: probe.link, id: probe.id, asked, socket }),
         }
     }
 
@@ -61,11 +56,7 @@ impl Connect {
 
     /// Looks how far it is. There is no receive stamp for a connection: `now` is the answer's time.
     pub(super) fn look(&self, now: Instant) -> Progress {
-        let answered = Progress::Answered(Answer {
-            id: self.id,
-            at: now,
-            mac: None,
-        });
+        let answered = Progress::Answered(Answer { id: self.id, at: now, mac: None });
         match self.socket.take_error() {
             Ok(Some(error)) if error.kind() == io::ErrorKind::ConnectionRefused => answered,
             Ok(Some(_)) | Err(_) => Progress::Failed,

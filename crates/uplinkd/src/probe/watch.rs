@@ -105,12 +105,8 @@ impl Watch {
 }
 
 /// Sources that a router does not forward (RFC 1122 section 3.2.1.3, RFC 3927 section 2.7).
-const NEVER_FORWARDED_V4: [Prefix; 4] = [
-    v4([0, 0, 0, 0], 8),
-    v4([127, 0, 0, 0], 8),
-    v4([169, 254, 0, 0], 16),
-    v4([224, 0, 0, 0], 3),
-];
+const NEVER_FORWARDED_V4: [Prefix; 4] =
+    [v4([0, 0, 0, 0], 8), v4([127, 0, 0, 0], 8), v4([169, 254, 0, 0], 16), v4([224, 0, 0, 0], 3)];
 
 /// Sources that a router does not forward (RFC 4291 section 2.5).
 const NEVER_FORWARDED_V6: [Prefix; 3] = [v6(0, 127), v6(0xfe80, 10), v6(0xff00, 8)];
@@ -118,16 +114,10 @@ const NEVER_FORWARDED_V6: [Prefix; 3] = [v6(0, 127), v6(0xfe80, 10), v6(0xff00, 
 /// An IPv4 prefix.
 const fn v4(octets: [u8; 4], length: u8) -> Prefix {
     let [a, b, c, d] = octets;
-    Prefix {
-        address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
-        length,
-    }
+    Prefix { address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)), length }
 }
 
 /// An IPv6 prefix, by its first 16 bits.
 const fn v6(first: u16, length: u8) -> Prefix {
-    Prefix {
-        address: IpAddr::V6(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0)),
-        length,
-    }
+    Prefix { address: IpAddr::V6(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0)), length }
 }
