@@ -294,9 +294,8 @@ impl Core {
     /// What works and may be gone from the kernel's table for the moment of a renewal.
     fn hints(&self) -> Hints {
         let gateways = paths(&self.uplinks).filter_map(|(key, path)| {
-            let Way::Gateway { learned, .. } = path.way else { return None };
             // Only a router withdraws what it advertised, and it does so on purpose.
-            let lasting = learned != GatewaySource::Advertisement;
+            let lasting = path.learned.is_some_and(|learned| learned != GatewaySource::Advertisement);
             let worked = self.judges.get(&key)?.last_answer().is_some();
             let hop = path.hop.clone().filter(|_| lasting && worked)?;
             Some((key, hop, path.attributes.clone()))
@@ -682,8 +681,5 @@ fn health(standing: Standing, shared: bool) -> Health {
 }
 
 fn gateway_of(path: &Path) -> (Option<IpAddr>, Option<GatewaySource>) {
-    match path.way {
-        Way::Gateway { gateway, learned, .. } => (Some(gateway), Some(learned)),
-        Way::Broken(_) | Way::Link(_) => (None, None),
-    }
+    (path.hop.as_ref().and_then(|hop| hop.gateway), path.learned)
 }

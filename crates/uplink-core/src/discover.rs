@@ -56,6 +56,8 @@ pub struct Path {
     pub way: Way,
     /// Where the default route would lead, as far as known, even while it cannot be used.
     pub hop: Option<Hop>,
+    /// Where its gateway was learned.
+    pub learned: Option<GatewaySource>,
     /// What the pin copies.
     pub attributes: Attributes,
     /// The address that traffic through this path is sent from.
@@ -94,8 +96,6 @@ pub enum Way {
         gateway: IpAddr,
         /// The address to ask from.
         source: IpAddr,
-        /// Where the gateway was learned.
-        learned: GatewaySource,
     },
     /// Straight out of the interface (`default dev X`), which can only be looked at.
     Link(LinkIndex),
@@ -301,6 +301,7 @@ impl Candidate<'_> {
         }
         let way = self.way(snapshot, family, gateway.as_ref(), route.is_some());
         let hop = gateway.as_ref().map(|found| found.hop.clone()).or_else(|| Some(route?.1.clone()));
+        let learned = gateway.as_ref().map(|found| found.learned);
         let attributes = gateway
             .map(|found| found.attributes)
             .or_else(|| Some(route?.0.attributes.clone()))
@@ -317,6 +318,7 @@ impl Candidate<'_> {
             },
             way,
             hop,
+            learned,
             source: attributes.source.or_else(|| self.source(snapshot, family)),
             attributes,
             targets,
@@ -358,7 +360,7 @@ impl Candidate<'_> {
             return Way::Broken(Cause::Gateway);
         };
         match source_for(snapshot, link.index, gateway).or(found.attributes.source) {
-            Some(source) => Way::Gateway { link: link.index, gateway, source, learned: found.learned },
+            Some(source) => Way::Gateway { link: link.index, gateway, source },
             None => Way::Broken(Cause::Address),
         }
     }

@@ -115,15 +115,7 @@ impl Judge {
 
     /// The path as discovered now; `probe_way` says whether questions to targets would leave by it.
     pub(crate) fn discovered(&mut self, path: &Path, probe_way: bool, now: Instant) {
-        let same = match (&self.way, &path.way) {
-            // A gateway does not change by being learned elsewhere.
-            (
-                Way::Gateway { link, gateway, source, .. },
-                Way::Gateway { link: l, gateway: g, source: s, .. },
-            ) => (link, gateway, source) == (l, g, s),
-            (before, now) => before == now,
-        };
-        if !same {
+        if self.way != path.way {
             self.gateway = match path.way {
                 Way::Gateway { link, gateway, source, .. } => {
                     Some(Gateway::new(path.family, link, gateway, source, now))
