@@ -306,9 +306,9 @@ fn files_that_cannot_be_read() {
         "{binary}"
     );
 
-    write(&vec![b'#'; MAX_FILE as usize]);
+    write(&vec![b'#'; MAX_FILE]);
     assert_eq!(load(Some(&path)).unwrap(), Policy::default());
-    write(&vec![b'#'; MAX_FILE as usize + 1]);
+    write(&vec![b'#'; MAX_FILE + 1]);
     let large = load(Some(&path)).unwrap_err().to_string();
     assert!(large.contains("larger than 1 MiB"), "{large}");
 

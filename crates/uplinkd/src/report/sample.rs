@@ -98,7 +98,6 @@ fn uplinks() -> Vec<UplinkStatus> {
         returns_at: Some(at(1030)),
         asked: Some(Kind::Neighbour),
         targets: vec![],
-        ..up.clone()
     };
     let management = PathStatus {
         health: Health::Up,
