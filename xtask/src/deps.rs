@@ -11,16 +11,8 @@ const PROGRAMS: [(&str, &str); 2] = [("ip", "iproute2"), ("nft", "nftables")];
 /// All that the core may depend on: serde, and what its derive macros are built from. None of it
 /// does I/O, reads a clock or starts a thread, so the core cannot either, but for the standard
 /// library, which clippy.toml watches.
-const CORE_MAY_USE: [&str; 8] = [
-    "proc-macro2",
-    "quote",
-    "serde",
-    "serde_core",
-    "serde_derive",
-    "syn",
-    "unicode-ident",
-    "uplink-core",
-];
+const CORE_MAY_USE: [&str; 8] =
+    ["proc-macro2", "quote", "serde", "serde_core", "serde_derive", "syn", "unicode-ident", "uplink-core"];
 
 /// Installs the programs that are missing where that is possible, else names them.
 pub(crate) fn programs() -> Result<(), Failure> {
@@ -31,14 +23,10 @@ pub(crate) fn programs() -> Result<(), Failure> {
     let packages = missing.join(" ");
     let root = program("id", ["-u"]).output()?.trim() == "0";
     if !root || !on_path("apt-get") {
-        return Err(Failure::Other(format!(
-            "install these packages first (Debian names): {packages}"
-        )));
+        return Err(Failure::Other(format!("install these packages first (Debian names): {packages}")));
     }
     let apt = |arguments: &[&str]| {
-        program("apt-get", arguments.iter().copied())
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .run()
+        program("apt-get", arguments.iter().copied()).env("DEBIAN_FRONTEND", "noninteractive").run()
     };
     println!("installing {packages}");
     apt(&["update", "--quiet"])?;
@@ -48,11 +36,7 @@ pub(crate) fn programs() -> Result<(), Failure> {
 
 /// Packages of programs that are not on the path.
 fn missing() -> Vec<&'static str> {
-    PROGRAMS
-        .into_iter()
-        .filter(|(name, _)| !on_path(name))
-        .map(|(_, package)| package)
-        .collect()
+    PROGRAMS.into_iter().filter(|(name, _)| !on_path(name)).map(|(_, package)| package).collect()
 }
 
 /// Whether a program can be run. Administrators' folders are often not on the path of a user.

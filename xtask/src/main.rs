@@ -59,30 +59,9 @@ fn main() -> ExitCode {
 fn demo(options: Vec<OsString>) -> Result<(), Failure> {
     step("programs that the demo needs", deps::programs)?;
     step("build", || {
-        cargo([
-            "build",
-            "--release",
-            "-p",
-            "uplinkd",
-            "-p",
-            "uplinkctl",
-            "-p",
-            "uplink-lab",
-        ])
-        .run()
+        cargo(["build", "--release", "-p", "uplinkd", "-p", "uplinkctl", "-p", "uplink-lab"]).run()
     })?;
-    cargo([
-        "run",
-        "--quiet",
-        "--release",
-        "-p",
-        "uplink-lab",
-        "--bin",
-        "demo",
-        "--",
-    ])
-    .args(options)
-    .run()
+    cargo(["run", "--quiet", "--release", "-p", "uplink-lab", "--bin", "demo", "--"]).args(options).run()
 }
 
 /// Every check and every test; what is quick to fail comes first.
@@ -90,33 +69,13 @@ fn test() -> Result<(), Failure> {
     step("programs that tests need", deps::programs)?;
     step("format", || cargo(["fmt", "--all", "--check"]).run())?;
     step("the core does no I/O", deps::core_is_pure)?;
-    step("build", || {
-        cargo(["build", "--workspace", "--all-targets"]).run()
-    })?;
-    step("lints", || {
-        cargo([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ])
-        .run()
-    })?;
+    step("build", || cargo(["build", "--workspace", "--all-targets"]).run())?;
+    step("lints", || cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).run())?;
     step("documentation", || {
-        cargo([
-            "doc",
-            "--workspace",
-            "--no-deps",
-            "--document-private-items",
-        ])
-        .env("RUSTDOCFLAGS", "-D warnings")
-        .run()
+        cargo(["doc", "--workspace", "--no-deps", "--document-private-items"])
+            .env("RUSTDOCFLAGS", "-D warnings")
+            .run()
     })?;
-    step(
-        "licences, sources and duplicates of dependencies",
-        deps::deny,
-    )?;
+    step("licences, sources and duplicates of dependencies", deps::deny)?;
     step("tests", || cargo(["test", "--workspace"]).run())
 }

@@ -33,10 +33,7 @@ pub(crate) fn step(name: &str, work: impl FnOnce() -> Result<(), Failure>) -> Re
     let start = Instant::now();
     let result = work();
     let verdict = if result.is_ok() { "done" } else { "FAILED" };
-    println!(
-        "==> {name}: {verdict} in {:.1} s",
-        start.elapsed().as_secs_f64()
-    );
+    println!("==> {name}: {verdict} in {:.1} s", start.elapsed().as_secs_f64());
     result
 }
 
@@ -50,14 +47,9 @@ pub(crate) fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Program
 }
 
 /// A program in the root of the repository.
-pub(crate) fn program<'a>(
-    name: impl AsRef<OsStr>,
-    arguments: impl IntoIterator<Item = &'a str>,
-) -> Program {
+pub(crate) fn program<'a>(name: impl AsRef<OsStr>, arguments: impl IntoIterator<Item = &'a str>) -> Program {
     let mut command = Command::new(name);
-    command
-        .args(arguments)
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    command.args(arguments).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     Program(command)
 }
 
@@ -89,9 +81,7 @@ impl Program {
         let name = self.name();
         match self.0.output() {
             Err(error) => Err(Failure::Start(name, error)),
-            Ok(output) if output.status.success() => {
-                Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-            }
+            Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             Ok(output) => Err(Failure::Other(format!(
                 "`{name}` failed: {}\n{}",
                 output.status,

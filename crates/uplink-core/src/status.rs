@@ -101,6 +101,17 @@ pub enum Kind {
     Neighbour,
 }
 
+impl Kind {
+    /// The kind that is asked when this one gets no answer.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Icmp => Self::Neighbour,
+            Self::Neighbour => Self::Icmp,
+        }
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -168,7 +179,9 @@ pub enum GatewaySource {
     Configuration,
     /// The next hop of a foreign default route.
     Route,
-    /// The next hop of another route from DHCP or a router advertisement.
+    /// The next hop of a default route from a router advertisement; the router itself withdraws it.
+    Advertisement,
+    /// The next hop of another route from DHCP.
     Dhcp,
     /// It worked here before, and its Ethernet address and the prefix are still the same.
     Memory,
@@ -179,7 +192,8 @@ impl fmt::Display for GatewaySource {
         f.write_str(match self {
             Self::Configuration => "configuration",
             Self::Route => "default route",
-            Self::Dhcp => "dhcp or ra route",
+            Self::Advertisement => "router advertisement",
+            Self::Dhcp => "dhcp route",
             Self::Memory => "memory",
         })
     }
@@ -347,13 +361,7 @@ pub enum Notice {
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Health {
-                uplink,
-                family,
-                before,
-                now,
-                silent_for,
-            } => {
+            Self::Health { uplink, family, before, now, silent_for } => {
                 write!(f, "{uplink} {family}: {before} → {now}")?;
                 match (now, silent_for) {
                     (Health::Down(_), Some(silent)) => {
@@ -362,88 +370,32 @@ impl fmt::Display for Notice {
                     _ => Ok(()),
                 }
             }
-            Self::Elected {
-                family,
-                before,
-                now,
-                reason,
-            } => {
-                let name =
-                    |uplink: &Option<String>| uplink.clone().unwrap_or_else(|| "none".to_owned());
-                write!(
-                    f,
-                    "{family}: elected {} → {}: {reason}",
-                    name(before),
-                    name(now)
-                )
+            Self::Elected { family, before, now, reason } => {
+                let name = |uplink: &Option<String>| uplink.clone().unwrap_or_else(|| "none".to_owned());
+                write!(f, "{family}: elected {} → {}: {reason}", name(before), name(now))
             }
-            Self::Gateway {
-                uplink,
-                family,
-                gateway: Some(gateway),
-                learned,
-            } => {
+            Self::Gateway { uplink, family, gateway: Some(gateway), learned } => {
                 write!(f, "{uplink} {family}: gateway {gateway}")?;
                 learned.map_or(Ok(()), |source| write!(f, ", from {source}"))
             }
-            Self::Gateway {
-                uplink,
-                family,
-                gateway: None,
-                ..
-            } => write!(f, "{uplink} {family}: no gateway"),
-            Self::Interface {
-                uplink,
-                interface: Some(interface),
-            } => write!(f, "{uplink}: is {interface}"),
-            Self::Interface {
-                uplink,
-                interface: None,
-            } => write!(f, "{uplink}: no interface"),
-            Self::SetAside {
-                uplink,
-                family,
-                kind,
-            } => {
-                write!(
-                    f,
-                    "{uplink} {family}: the gateway does not answer {kind}, set aside"
-                )
+            Self::Gateway { uplink, family, gateway: None, .. } => write!(f, "{uplink} {family}: no gateway"),
+            Self::Interface { uplink, interface: Some(interface) } => write!(f, "{uplink}: is {interface}"),
+            Self::Interface { uplink, interface: None } => write!(f, "{uplink}: no interface"),
+            Self::SetAside { uplink, family, kind } => {
+                write!(f, "{uplink} {family}: the gateway does not answer {kind}, set aside")
             }
             Self::Wrote { op, dry: false } => write!(f, "{op}"),
             Self::Wrote { op, dry: true } => write!(f, "would {op}"),
-            Self::Refused {
-                op,
-                outcome: Outcome::Refused(errno),
-            } => {
+            Self::Refused { op, outcome: Outcome::Refused(errno) } => {
                 write!(f, "the kernel refused to {op}: error {errno}")
             }
-            Self::Refused {
-                op,
-                outcome: Outcome::Exists,
-            } => write!(f, "could not {op}: its place is taken"),
-            Self::Refused {
-                op,
-                outcome: Outcome::Absent,
-            } => write!(f, "could not {op}: it is not there"),
-            Self::Refused {
-                op,
-                outcome: Outcome::Done,
-            } => write!(f, "did {op}"),
-            Self::Aside {
-                family,
-                aside: Some(aside),
-            } => write!(f, "{family}: standing aside: {aside}"),
-            Self::Aside {
-                family,
-                aside: None,
-            } => write!(f, "{family}: no longer standing aside"),
+            Self::Refused { op, outcome: Outcome::Exists } => write!(f, "could not {op}: its place is taken"),
+            Self::Refused { op, outcome: Outcome::Absent } => write!(f, "could not {op}: it is not there"),
+            Self::Refused { op, outcome: Outcome::Done } => write!(f, "did {op}"),
+            Self::Aside { family, aside: Some(aside) } => write!(f, "{family}: standing aside: {aside}"),
+            Self::Aside { family, aside: None } => write!(f, "{family}: no longer standing aside"),
             Self::Asleep(span) => {
-                write!(
-                    f,
-                    "was not awake for {} ms: questions of that time do not count",
-                    span.as_millis()
-                )
+                write!(f, "was not awake for {} ms: questions of that time do not count", span.as_millis())
             }
             Self::Ready => f.write_str("ready"),
         }

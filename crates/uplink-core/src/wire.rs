@@ -15,8 +15,8 @@ use crate::own::OwnRoute;
 use crate::policy::{Mode, Target};
 use crate::snapshot::Family;
 use crate::status::{
-    self, Aside, Cause, FamilyStatus, GatewaySource, Health, Kind, Notice, PathStatus, Reason,
-    TargetStatus, UplinkStatus,
+    self, Aside, Cause, FamilyStatus, GatewaySource, Health, Kind, Notice, PathStatus, Reason, TargetStatus,
+    UplinkStatus,
 };
 use crate::time::Instant;
 
@@ -220,11 +220,7 @@ impl From<&TargetStatus> for TargetAnswer {
             Target::Icmp(address) => ("icmp", address.to_string()),
             Target::Tcp(address) => ("tcp", address.to_string()),
         };
-        Self {
-            kind: kind.to_owned(),
-            address,
-            answers: target.answers,
-        }
+        Self { kind: kind.to_owned(), address, answers: target.answers }
     }
 }
 
@@ -268,11 +264,7 @@ impl<'a> Subject<'a> {
             Notice::Asleep(_) => ("asleep", None, None),
             Notice::Ready => ("ready", None, None),
         };
-        Self {
-            kind,
-            uplink: uplink.map(String::as_str),
-            family,
-        }
+        Self { kind, uplink: uplink.map(String::as_str), family }
     }
 }
 

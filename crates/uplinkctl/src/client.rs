@@ -68,10 +68,7 @@ pub(crate) fn call(socket: &Path, method: &str) -> Result<Value, ClientError> {
     let bytes = exchange(socket, method).map_err(|error| explain(socket, error))?;
     let reply: Reply = serde_json::from_slice(&bytes).map_err(strange)?;
     match reply.error {
-        Some(error) => Err(ClientError::Refused(format!(
-            "{error} {}",
-            reply.parameters
-        ))),
+        Some(error) => Err(ClientError::Refused(format!("{error} {}", reply.parameters))),
         None => Ok(reply.parameters),
     }
 }
@@ -91,15 +88,12 @@ fn exchange(socket: &Path, method: &str) -> io::Result<Vec<u8>> {
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.write_all(format!("{}\0", json!({ "method": method })).as_bytes())?;
     let mut reply = Vec::new();
-    BufReader::new(stream)
-        .take(MAX_REPLY)
-        .read_until(0, &mut reply)?;
+    BufReader::new(stream).take(MAX_REPLY).read_until(0, &mut reply)?;
     match reply.pop() {
         Some(0) => Ok(reply),
-        Some(_) | None => Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "the reply ends early or is too large",
-        )),
+        Some(_) | None => {
+            Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the reply ends early or is too large"))
+        }
     }
 }
 
@@ -152,18 +146,14 @@ mod tests {
     #[test]
     fn failures_are_explained() {
         let nobody = call(Path::new("/nonexistent/io.uplinkd"), "a.b").unwrap_err();
-        assert!(
-            nobody
-                .to_string()
-                .starts_with("uplinkd is not running: nobody listens at")
-        );
+        assert!(nobody.to_string().starts_with("uplinkd is not running: nobody listens at"));
 
-        let refused = said("refused", b"{\"error\":\"org.varlink.service.MethodNotFound\",\"parameters\":{\"method\":\"x\"}}\0");
-        let refused = refused.unwrap_err().to_string();
-        assert!(
-            refused.contains("org.varlink.service.MethodNotFound {\"method\":\"x\"}"),
-            "{refused}"
+        let refused = said(
+            "refused",
+            b"{\"error\":\"org.varlink.service.MethodNotFound\",\"parameters\":{\"method\":\"x\"}}\0",
         );
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("org.varlink.service.MethodNotFound {\"method\":\"x\"}"), "{refused}");
 
         let strange = said("strange", b"HTTP/1.1 200 OK\0").unwrap_err();
         assert!(matches!(strange, ClientError::Strange(_)), "{strange}");

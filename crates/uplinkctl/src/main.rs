@@ -51,9 +51,7 @@ fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read us has seen enough (`uplinkctl status | head -1`).
-        Err(Failure::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-            ExitCode::SUCCESS
-        }
+        Err(Failure::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             // If standard error is closed, the exit code still tells.
             let _ = writeln!(io::stderr(), "uplinkctl: {failure}");

@@ -37,11 +37,7 @@ fn head(status: &Status) -> String {
         Mode::Steer => "uplinkd steers",
         Mode::Observe => "uplinkd only observes, it writes nothing",
     };
-    let ready = if status.ready {
-        ""
-    } else {
-        "; not every family is decided yet"
-    };
+    let ready = if status.ready { "" } else { "; not every family is decided yet" };
     format!("{mode}{ready}\n")
 }
 
@@ -50,11 +46,7 @@ fn election(family: &Election, now_us: u64) -> String {
     let mut text = String::new();
     let elected = family.elected.as_deref().unwrap_or("none");
     let since = span(now_us.saturating_sub(family.since_us));
-    let _ = writeln!(
-        text,
-        "{}  {elected}, for {since}: {}",
-        family.family, family.reason_text
-    );
+    let _ = writeln!(text, "{}  {elected}, for {since}: {}", family.family, family.reason_text);
     if let Some(aside) = &family.aside_text {
         let _ = writeln!(text, "      standing aside: {aside}");
     }
@@ -71,14 +63,8 @@ fn pin(pin: &Pin) -> String {
         TABLE_MAIN => "main".to_owned(),
         other => other.to_string(),
     };
-    let gateway = pin
-        .gateway
-        .map(|gateway| format!(" via {gateway}"))
-        .unwrap_or_default();
-    format!(
-        "pin in table {table}: default{gateway} ifindex {} metric {}",
-        pin.ifindex, pin.metric
-    )
+    let gateway = pin.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+    format!("pin in table {table}: default{gateway} ifindex {} metric {}", pin.ifindex, pin.metric)
 }
 
 /// All uplinks as a table, a line per path and a line per target.
@@ -87,17 +73,7 @@ fn uplinks(status: &Status) -> String {
         return "No uplinks.\n".to_owned();
     }
     let mut rows = vec![
-        [
-            "UPLINK",
-            "INTERFACE",
-            "TIER",
-            "FAMILY",
-            "HEALTH",
-            "GATEWAY",
-            "ANSWERED",
-            "LOSS",
-        ]
-        .map(str::to_owned),
+        ["UPLINK", "INTERFACE", "TIER", "FAMILY", "HEALTH", "GATEWAY", "ANSWERED", "LOSS"].map(str::to_owned),
     ];
     let mut notes = Vec::new();
     for uplink in &status.uplinks {
@@ -122,15 +98,11 @@ fn uplinks(status: &Status) -> String {
 /// One path in the table, or an uplink without one.
 fn row(uplink: &Uplink, path: Option<&Path>, now_us: u64) -> [String; 8] {
     let of = |text: fn(&Path, u64) -> Option<String>| {
-        path.and_then(|path| text(path, now_us))
-            .unwrap_or_else(|| "-".to_owned())
+        path.and_then(|path| text(path, now_us)).unwrap_or_else(|| "-".to_owned())
     };
     [
         uplink.name.clone(),
-        uplink
-            .interface
-            .clone()
-            .unwrap_or_else(|| "missing".to_owned()),
+        uplink.interface.clone().unwrap_or_else(|| "missing".to_owned()),
         uplink.tier.to_string(),
         of(|path, _| Some(path.family.to_string())),
         of(|path, _| Some(health(path))),
@@ -161,11 +133,8 @@ fn gateway(path: &Path) -> Option<String> {
 /// What does not fit the table.
 fn remarks(uplink: &Uplink, path: &Path, now_us: u64) -> Vec<String> {
     let subject = format!("{} {}", uplink.name, path.family);
-    let mut remarks: Vec<String> = path
-        .targets
-        .iter()
-        .map(|target| format!("{subject}: {}", answer(target)))
-        .collect();
+    let mut remarks: Vec<String> =
+        path.targets.iter().map(|target| format!("{subject}: {}", answer(target))).collect();
     if path.asked == Some(Kind::Neighbour) {
         remarks.push(format!(
             "{subject}: the gateway does not answer ICMP, it is asked by ARP or neighbour solicitation"
@@ -173,10 +142,7 @@ fn remarks(uplink: &Uplink, path: &Path, now_us: u64) -> Vec<String> {
     }
     if let Some(at) = path.returns_us {
         let wait = at.saturating_sub(now_us);
-        remarks.push(format!(
-            "{subject}: may be taken again in {}, if it stays well",
-            span(wait)
-        ));
+        remarks.push(format!("{subject}: may be taken again in {}, if it stays well", span(wait)));
     }
     remarks
 }
@@ -280,10 +246,10 @@ ipv4  dpu, for 16 min: first decision
 ipv6  mgmt, for 10 s: the path before went down: gateway
       no pin: none is needed, or none can be
 
-UPLINK    INTERFACE    TIER  FAMILY  HEALTH          GATEWAY                        ANSWERED    LOSS
-dpu       enp3s0f0np0  1     ipv4    up              10.0.120.1 (dhcp or ra route)  120 ms ago  0 %
-dpu       enp3s0f0np0  1     ipv6    down (gateway)  fe80::1 (configured)           12 s ago    100 %
-mgmt?[2J  missing      2     -       -               -                              -           -
+UPLINK    INTERFACE    TIER  FAMILY  HEALTH          GATEWAY                  ANSWERED    LOSS
+dpu       enp3s0f0np0  1     ipv4    up              10.0.120.1 (dhcp route)  120 ms ago  0 %
+dpu       enp3s0f0np0  1     ipv6    down (gateway)  fe80::1 (configured)     12 s ago    100 %
+mgmt?[2J  missing      2     -       -               -                        -           -
 
 dpu ipv4: target icmp 10.0.0.53 answers
 dpu ipv6: the gateway does not answer ICMP, it is asked by ARP or neighbour solicitation
@@ -313,20 +279,10 @@ Last changes
 
     #[test]
     fn spans_are_short() {
-        let shown: Vec<String> = [
-            0,
-            999_999,
-            1_000_000,
-            119_000_000,
-            120_000_000,
-            7_200_000_000,
-            172_800_000_000,
-        ]
-        .map(span)
-        .to_vec();
-        assert_eq!(
-            shown,
-            ["0 ms", "999 ms", "1 s", "119 s", "2 min", "2 h", "2 d"]
-        );
+        let shown: Vec<String> =
+            [0, 999_999, 1_000_000, 119_000_000, 120_000_000, 7_200_000_000, 172_800_000_000]
+                .map(span)
+                .to_vec();
+        assert_eq!(shown, ["0 ms", "999 ms", "1 s", "119 s", "2 min", "2 h", "2 d"]);
     }
 }

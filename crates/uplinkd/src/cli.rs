@@ -47,13 +47,7 @@ mod tests {
     fn the_commands_are_understood() {
         Cli::command().debug_assert();
         let cli = Cli::parse_from(["uplinkd", "run", "--config", "a.toml", "--dry-run"]);
-        assert!(matches!(
-            cli.command,
-            Command::Run(Run {
-                config: Some(_),
-                dry_run: true
-            })
-        ));
+        assert!(matches!(cli.command, Command::Run(Run { config: Some(_), dry_run: true })));
         let cli = Cli::parse_from(["uplinkd", "check-config"]);
         assert!(matches!(cli.command, Command::CheckConfig { file: None }));
         assert!(Cli::try_parse_from(["uplinkd"]).is_err());

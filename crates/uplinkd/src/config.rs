@@ -51,16 +51,10 @@ const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 /// The file cannot be read, or is not a configuration; a file that was named must exist.
 pub(crate) fn load(path: Option<&Path>) -> Result<Policy, ConfigError> {
     let file = path.unwrap_or(Path::new(DEFAULT_PATH));
-    let unreadable = |source| ConfigError::Unreadable {
-        file: file.to_owned(),
-        source,
-    };
+    let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
     let mut bytes = Vec::new();
     match File::open(file) {
-        Ok(open) => open
-            .take(MAX_FILE as u64 + 1)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?,
+        Ok(open) => open.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?,
         Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
             return Ok(Policy::default());
         }
@@ -82,9 +76,7 @@ pub(crate) fn load(path: Option<&Path>) -> Result<Policy, ConfigError> {
 /// The first mistake in the text.
 pub(crate) fn parse(file_name: &str, text: &str) -> Result<Policy, ConfigError> {
     if text.len() > MAX_FILE {
-        return Err(ConfigError::TooLarge {
-            file: file_name.to_owned(),
-        });
+        return Err(ConfigError::TooLarge { file: file_name.to_owned() });
     }
     document(text).map_err(|mistake| mistake.at(file_name, text))
 }
@@ -92,12 +84,7 @@ pub(crate) fn parse(file_name: &str, text: &str) -> Result<Policy, ConfigError> 
 /// The error for bytes that are not UTF-8 from `start` on.
 fn not_text(file_name: &str, bytes: &[u8], start: usize) -> ConfigError {
     let shown = String::from_utf8_lossy(bytes);
-    Mistake::new(
-        start..start + 1,
-        "this is not UTF-8 text",
-        "save the file as UTF-8",
-    )
-    .at(file_name, &shown)
+    Mistake::new(start..start + 1, "this is not UTF-8 text", "save the file as UTF-8").at(file_name, &shown)
 }
 
 /// The whole file.
@@ -112,43 +99,24 @@ fn document(text: &str) -> Result<Policy, Mistake> {
     let table = Table::new(
         tree.get_ref(),
         tree.span(),
-        &[
-            "mode",
-            "patience",
-            "return_after",
-            "boot_wait",
-            "preempt",
-            "placement",
-            "uplink",
-        ],
+        &["mode", "patience", "return_after", "boot_wait", "preempt", "placement", "uplink"],
     )?;
     let default = Policy::default();
     Ok(Policy {
         mode: table.read("mode", default.mode, |field| {
             field.choice(&[("steer", Mode::Steer), ("observe", Mode::Observe)])
         })?,
-        patience: table.read("patience", default.patience, |field| {
-            field.duration(Policy::MIN_PATIENCE, MAX_PATIENCE)
-        })?,
-        return_after: table.read("return_after", default.return_after, |field| {
-            field.duration(Duration::ZERO, MAX_WAIT)
-        })?,
-        boot_wait: table.read("boot_wait", default.boot_wait, |field| {
-            field.duration(Duration::ZERO, MAX_WAIT)
-        })?,
+        patience: table
+            .read("patience", default.patience, |field| field.duration(Policy::MIN_PATIENCE, MAX_PATIENCE))?,
+        return_after: table
+            .read("return_after", default.return_after, |field| field.duration(Duration::ZERO, MAX_WAIT))?,
+        boot_wait: table
+            .read("boot_wait", default.boot_wait, |field| field.duration(Duration::ZERO, MAX_WAIT))?,
         preempt: table.read("preempt", default.preempt, |field| {
-            field.choice(&[
-                ("always", Preempt::Always),
-                ("boot", Preempt::Boot),
-                ("never", Preempt::Never),
-            ])
+            field.choice(&[("always", Preempt::Always), ("boot", Preempt::Boot), ("never", Preempt::Never)])
         })?,
         placement: table.read("placement", default.placement, |field| {
-            field.choice(&[
-                ("auto", Placement::Auto),
-                ("main", Placement::Main),
-                ("table", Placement::Table),
-            ])
+            field.choice(&[("auto", Placement::Auto), ("main", Placement::Main), ("table", Placement::Table)])
         })?,
         uplinks: table.read("uplink", Vec::new(), uplinks)?,
     })
@@ -158,9 +126,7 @@ fn document(text: &str) -> Result<Policy, Mistake> {
 fn uplinks(field: Field<'_>) -> Result<Vec<UplinkPolicy>, Mistake> {
     let mut uplinks: Vec<UplinkPolicy> = Vec::new();
     for item in field.list(MAX_UPLINKS, "[[uplink]]\nname = \"dpu\"")? {
-        let table = item.table(&[
-            "name", "match", "tier", "gateway", "targets", "need", "interval",
-        ])?;
+        let table = item.table(&["name", "match", "tier", "gateway", "targets", "need", "interval"])?;
         let uplink = uplink(&table)?;
         if let Some(twin) = uplinks.iter().find(|other| other.name == uplink.name) {
             return Err(table.must("name")?.wrong(
@@ -168,10 +134,7 @@ fn uplinks(field: Field<'_>) -> Result<Vec<UplinkPolicy>, Mistake> {
                 "give each uplink a name of its own",
             ));
         }
-        if let Some(twin) = uplinks
-            .iter()
-            .find(|other| other.matching == uplink.matching)
-        {
+        if let Some(twin) = uplinks.iter().find(|other| other.matching == uplink.matching) {
             return Err(table.must("match")?.wrong(
                 format!("the uplink {:?} matches this already", twin.name),
                 "match a different interface, or remove one of the two",
@@ -192,9 +155,7 @@ fn uplink(table: &Table<'_>) -> Result<UplinkPolicy, Mistake> {
         gateways: table.read("gateway", Vec::new(), gateways)?,
         need: table.read("need", Need::Any, |field| need(&field, &targets))?,
         targets,
-        interval: table.read("interval", DEFAULT_INTERVAL, |field| {
-            field.duration(MIN_INTERVAL, MAX_WAIT)
-        })?,
+        interval: table.read("interval", DEFAULT_INTERVAL, |field| field.duration(MIN_INTERVAL, MAX_WAIT))?,
     })
 }
 
@@ -215,19 +176,13 @@ fn name(field: &Field<'_>) -> Result<String, Mistake> {
 /// How its interface is recognised: exactly one way.
 fn matching(field: &Field<'_>) -> Result<Match, Mistake> {
     let table = field.table(&["interface", "mac", "pci"])?;
-    let one = table.only_one("write one of interface = \"ens1f*\", mac = \"b8:3f:d2:00:00:01\" or pci = \"0000:03:00.0\"")?;
+    let one = table.only_one(
+        "write one of interface = \"ens1f*\", mac = \"b8:3f:d2:00:00:01\" or pci = \"0000:03:00.0\"",
+    )?;
     let from_core = |error: String| one.wrong(error, "see `ip link` and `lspci -D`");
     match one.key() {
-        "mac" => one
-            .text("\"b8:3f:d2:00:00:01\"")?
-            .parse()
-            .map(Match::Mac)
-            .map_err(from_core),
-        "pci" => one
-            .text("\"0000:03:00.0\"")?
-            .parse()
-            .map(Match::Pci)
-            .map_err(from_core),
+        "mac" => one.text("\"b8:3f:d2:00:00:01\"")?.parse().map(Match::Mac).map_err(from_core),
+        "pci" => one.text("\"0000:03:00.0\"")?.parse().map(Match::Pci).map_err(from_core),
         _ => pattern(&one).map(Match::Interface),
     }
 }
@@ -235,14 +190,10 @@ fn matching(field: &Field<'_>) -> Result<Match, Mistake> {
 /// A name or glob that an interface can have (`dev_valid_name` in the kernel's net/core/dev.c).
 fn pattern(field: &Field<'_>) -> Result<String, Mistake> {
     let pattern = field.text("\"ens1f*\"")?;
-    let possible = pattern
-        .chars()
-        .all(|c| c != '/' && c != ':' && !c.is_whitespace() && !c.is_control());
+    let possible = pattern.chars().all(|c| c != '/' && c != ':' && !c.is_whitespace() && !c.is_control());
     if pattern.is_empty() || pattern.len() > MAX_PATTERN || !possible {
         return Err(field.wrong(
-            format!(
-                "no interface can have this name: 1 to {MAX_PATTERN} bytes, no `/`, `:` or space"
-            ),
+            format!("no interface can have this name: 1 to {MAX_PATTERN} bytes, no `/`, `:` or space"),
             "write a name as `ip link` shows it; `*` stands for any characters, `?` for one",
         ));
     }
@@ -254,10 +205,7 @@ fn gateways(field: Field<'_>) -> Result<Vec<IpAddr>, Mistake> {
     let mut gateways: Vec<IpAddr> = Vec::new();
     for item in field.list(Family::ALL.len(), "gateway = [\"10.0.120.1\"]")? {
         let address = item.text("\"10.0.120.1\"")?.parse().map_err(|_| {
-            item.wrong(
-                "this is not an IP address",
-                "write an address such as \"10.0.120.1\" or \"fe80::1\"",
-            )
+            item.wrong("this is not an IP address", "write an address such as \"10.0.120.1\" or \"fe80::1\"")
         })?;
         host_address(&item, address)?;
         let family = Family::of(address);
@@ -278,10 +226,7 @@ fn targets(field: Field<'_>) -> Result<Vec<Target>, Mistake> {
     for item in field.list(MAX_TARGETS as usize, "targets = [{ icmp = \"10.0.0.53\" }]")? {
         let target = target(&item)?;
         if targets.contains(&target) {
-            return Err(item.wrong(
-                format!("{target} is asked already"),
-                "remove one of the two",
-            ));
+            return Err(item.wrong(format!("{target} is asked already"), "remove one of the two"));
         }
         targets.push(target);
     }
@@ -291,8 +236,7 @@ fn targets(field: Field<'_>) -> Result<Vec<Target>, Mistake> {
 /// One target: exactly one kind of question.
 fn target(field: &Field<'_>) -> Result<Target, Mistake> {
     let table = field.table(&["icmp", "tcp"])?;
-    let one =
-        table.only_one("write one of { icmp = \"10.0.0.53\" } or { tcp = \"10.0.0.10:6443\" }")?;
+    let one = table.only_one("write one of { icmp = \"10.0.0.53\" } or { tcp = \"10.0.0.10:6443\" }")?;
     let target = match one.key() {
         "icmp" => Target::Icmp(one.text("\"10.0.0.53\"")?.parse().map_err(|_| {
             one.wrong(
@@ -333,12 +277,7 @@ fn socket_address(field: &Field<'_>) -> Result<SocketAddr, Mistake> {
 fn host_address(field: &Field<'_>, address: IpAddr) -> Result<(), Mistake> {
     let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
     let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
-    if broadcast
-        || mapped
-        || address.is_unspecified()
-        || address.is_loopback()
-        || address.is_multicast()
-    {
+    if broadcast || mapped || address.is_unspecified() || address.is_loopback() || address.is_multicast() {
         return Err(field.wrong(
             format!("{address} is not the address of another machine"),
             "write a unicast address that is not a loopback address",
@@ -358,10 +297,9 @@ fn need(field: &Field<'_>, targets: &[Target]) -> Result<Need, Mistake> {
         *counts.entry(Family::of(target.address())).or_default() += 1;
     }
     if counts.is_empty() {
-        return Err(field.wrong(
-            "this uplink has no targets that could answer",
-            "add targets, or remove `need`",
-        ));
+        return Err(
+            field.wrong("this uplink has no targets that could answer", "add targets, or remove `need`")
+        );
     }
     for (family, count) in counts {
         if wanted > count {

@@ -30,18 +30,14 @@ impl Store {
 
     /// The file in this folder.
     fn at(folder: &Path) -> Self {
-        Self {
-            path: folder.join("memory.json"),
-            failing: false,
-        }
+        Self { path: folder.join("memory.json"), failing: false }
     }
 
     /// What the process before left. Nothing, if that cannot be read: it is told, and we start
     /// afresh.
     pub(crate) fn read(&self) -> Memory {
         let mut bytes = Vec::new();
-        let read =
-            File::open(&self.path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
+        let read = File::open(&self.path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
         match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Memory::default(),
             Err(error) => self.unusable(&error),
@@ -80,18 +76,13 @@ impl Store {
     }
 
     fn unusable(&self, why: &dyn std::fmt::Display) {
-        tracing::warn!(
-            "failed to read {}: {why}; beginning without memory",
-            self.path.display()
-        );
+        tracing::warn!("failed to read {}: {why}; beginning without memory", self.path.display());
     }
 }
 
 /// Names this boot of the machine; empty if the kernel does not say.
 pub(crate) fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|id| id.trim().to_owned())
-        .unwrap_or_default()
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
 /// A number that differs from machine to machine and stays the same on each; 0 if it has no id.
@@ -117,8 +108,7 @@ mod tests {
 
     /// A store in a folder of its own, which does not exist yet.
     fn store(name: &str) -> (Store, PathBuf) {
-        let folder =
-            std::env::temp_dir().join(format!("uplinkd-memory-{}-{name}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("uplinkd-memory-{}-{name}", std::process::id()));
         (Store::at(&folder), folder)
     }
 
@@ -143,13 +133,7 @@ mod tests {
     fn what_is_damaged_or_too_large_is_nothing() {
         let (store, folder) = store("damaged");
         fs::create_dir_all(&folder).unwrap();
-        for bytes in [
-            &b"{\"boot_id\": \"x"[..],
-            b"",
-            b"\xff",
-            b"[]",
-            &[b' '; 300_000],
-        ] {
+        for bytes in [&b"{\"boot_id\": \"x"[..], b"", b"\xff", b"[]", &[b' '; 300_000]] {
             fs::write(&store.path, bytes).unwrap();
             assert_eq!(store.read(), Memory::default());
         }

@@ -16,11 +16,7 @@ pub(super) struct Table<'a> {
 
 impl<'a> Table<'a> {
     /// A table that may have these keys.
-    pub(super) fn new(
-        entries: &'a DeTable<'a>,
-        span: Range<usize>,
-        known: &[&str],
-    ) -> Result<Self, Mistake> {
+    pub(super) fn new(entries: &'a DeTable<'a>, span: Range<usize>, known: &[&str]) -> Result<Self, Mistake> {
         let unknown = entries
             .keys()
             .filter(|key| !known.contains(&key.get_ref().as_ref()))
@@ -48,11 +44,7 @@ impl<'a> Table<'a> {
     /// The value of a key that must be there.
     pub(super) fn must(&self, key: &'static str) -> Result<Field<'a>, Mistake> {
         self.get(key).ok_or_else(|| {
-            Mistake::new(
-                self.span.clone(),
-                format!("`{key}` is missing here"),
-                format!("add `{key} = …`"),
-            )
+            Mistake::new(self.span.clone(), format!("`{key}` is missing here"), format!("add `{key} = …`"))
         })
     }
 
@@ -61,16 +53,10 @@ impl<'a> Table<'a> {
         let mut entries = self.entries.iter();
         match (entries.next(), entries.next()) {
             (Some((key, value)), None) => Ok(Field::new(key.get_ref(), value)),
-            (None, _) => Err(Mistake::new(
-                self.span.clone(),
-                "nothing is said here",
-                remedy,
-            )),
-            (Some(_), Some(_)) => Err(Mistake::new(
-                self.span.clone(),
-                "only one of these can be said",
-                remedy,
-            )),
+            (None, _) => Err(Mistake::new(self.span.clone(), "nothing is said here", remedy)),
+            (Some(_), Some(_)) => {
+                Err(Mistake::new(self.span.clone(), "only one of these can be said", remedy))
+            }
         }
     }
 
@@ -116,26 +102,12 @@ impl<'a> Field<'a> {
 
     /// One of these words.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, Mistake> {
-        let words: Vec<String> = choices
-            .iter()
-            .map(|(word, _)| format!("\"{word}\""))
-            .collect();
+        let words: Vec<String> = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect();
         let remedy = format!("write one of {}", words.join(", "));
-        let text = self
-            .value
-            .get_ref()
-            .as_str()
-            .ok_or_else(|| self.not("text", &remedy))?;
-        choices
-            .iter()
-            .find(|(word, _)| *word == text)
-            .map(|(_, meaning)| *meaning)
-            .ok_or_else(|| {
-                self.wrong(
-                    format!("`{}` cannot be \"{}\"", self.key, text.escape_debug()),
-                    &remedy,
-                )
-            })
+        let text = self.value.get_ref().as_str().ok_or_else(|| self.not("text", &remedy))?;
+        choices.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning).ok_or_else(|| {
+            self.wrong(format!("`{}` cannot be \"{}\"", self.key, text.escape_debug()), &remedy)
+        })
     }
 
     /// A time such as `"300ms"` within these bounds.
@@ -159,11 +131,7 @@ impl<'a> Field<'a> {
     /// A whole number within these bounds.
     pub(super) fn integer(&self, min: u32, max: u32) -> Result<u32, Mistake> {
         let remedy = format!("write a whole number from {min} to {max}");
-        let integer = self
-            .value
-            .get_ref()
-            .as_integer()
-            .ok_or_else(|| self.not("a whole number", &remedy))?;
+        let integer = self.value.get_ref().as_integer().ok_or_else(|| self.not("a whole number", &remedy))?;
         u32::from_str_radix(integer.as_str(), integer.radix())
             .ok()
             .filter(|number| (min..=max).contains(number))
@@ -176,12 +144,11 @@ impl<'a> Field<'a> {
         max: usize,
         example: &str,
     ) -> Result<impl Iterator<Item = Field<'a>> + use<'a>, Mistake> {
-        let array = self.value.get_ref().as_array().ok_or_else(|| {
-            self.not(
-                "a list",
-                &format!("write it as {}", example.replace('\n', ", ")),
-            )
-        })?;
+        let array = self
+            .value
+            .get_ref()
+            .as_array()
+            .ok_or_else(|| self.not("a list", &format!("write it as {}", example.replace('\n', ", "))))?;
         let key = self.key;
         if let Some(extra) = array.get(max) {
             return Err(Mistake::new(
@@ -196,27 +163,14 @@ impl<'a> Field<'a> {
     /// The table that it must be, with no other keys than these.
     pub(super) fn table(&self, known: &[&str]) -> Result<Table<'a>, Mistake> {
         let entries = self.value.get_ref().as_table().ok_or_else(|| {
-            self.not(
-                "a table",
-                &format!(
-                    "write {{ key = value }}; the keys here are {}",
-                    listed(known)
-                ),
-            )
+            self.not("a table", &format!("write {{ key = value }}; the keys here are {}", listed(known)))
         })?;
         Table::new(entries, self.value.span(), known)
     }
 
     /// The mistake that it is something other than `wanted`.
     fn not(&self, wanted: &str, remedy: &str) -> Mistake {
-        self.wrong(
-            format!(
-                "`{}` must be {wanted}, this is {}",
-                self.key,
-                kind(self.value.get_ref())
-            ),
-            remedy,
-        )
+        self.wrong(format!("`{}` must be {wanted}, this is {}", self.key, kind(self.value.get_ref())), remedy)
     }
 }
 

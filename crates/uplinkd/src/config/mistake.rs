@@ -19,9 +19,7 @@ pub(crate) enum ConfigError {
         source: io::Error,
     },
     /// The file is larger than any configuration.
-    #[error(
-        "{file} is larger than 1 MiB\n  = help: this is not a configuration of uplinkd; check the path"
-    )]
+    #[error("{file} is larger than 1 MiB\n  = help: this is not a configuration of uplinkd; check the path")]
     TooLarge {
         /// The file.
         file: String,
@@ -44,16 +42,8 @@ pub(super) struct Mistake {
 
 impl Mistake {
     /// A mistake in these bytes of the text.
-    pub(super) fn new(
-        span: Range<usize>,
-        message: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
-        Self {
-            span,
-            message: message.into(),
-            remedy: remedy.into(),
-        }
+    pub(super) fn new(span: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { span, message: message.into(), remedy: remedy.into() }
     }
 
     /// The mistake as people see it.
@@ -62,13 +52,7 @@ impl Mistake {
         let gutter = " ".repeat(place.line.to_string().len());
         let mut shown = format!(
             "{}\n{gutter}--> {file_name}:{}:{}\n{gutter} |\n{} | {}\n{gutter} | {}{}\n",
-            self.message,
-            place.line,
-            place.column,
-            place.line,
-            place.source,
-            place.indent,
-            place.carets
+            self.message, place.line, place.column, place.line, place.source, place.indent, place.carets
         );
         // Writing to a string does not fail.
         let _ = write!(shown, "{gutter} = help: {}", self.remedy);
@@ -99,17 +83,12 @@ impl<'a> Place<'a> {
         let head = before.get(line_start..).unwrap_or_default();
         let tail = after.lines().next().unwrap_or_default();
         let marked = span.end.saturating_sub(start).min(tail.len());
-        let marked = tail
-            .get(..tail.floor_char_boundary(marked))
-            .unwrap_or_default();
+        let marked = tail.get(..tail.floor_char_boundary(marked)).unwrap_or_default();
         Self {
             line: before.matches('\n').count() + 1,
             column: head.chars().count() + 1,
             source: text.get(line_start..start + tail.len()).unwrap_or_default(),
-            indent: head
-                .chars()
-                .map(|c| if c == '\t' { '\t' } else { ' ' })
-                .collect(),
+            indent: head.chars().map(|c| if c == '\t' { '\t' } else { ' ' }).collect(),
             carets: "^".repeat(marked.chars().count().max(1)),
         }
     }

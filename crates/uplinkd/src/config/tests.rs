@@ -92,20 +92,14 @@ match.mac = "b8:3f:d2:00:00:01"
 #[test]
 fn the_example_is_valid() {
     let example = include_str!("../../../../packaging/uplinkd.toml");
-    assert_eq!(
-        parse("packaging/uplinkd.toml", example).unwrap(),
-        Policy::default()
-    );
+    assert_eq!(parse("packaging/uplinkd.toml", example).unwrap(), Policy::default());
     // What is commented out in it is right, too.
     let open: String = example
         .lines()
         .map(|line| line.strip_prefix("#:").unwrap_or(line))
         .map(|line| format!("{}\n", line.trim()))
         .collect();
-    assert_ne!(
-        parse("packaging/uplinkd.toml", &open).unwrap(),
-        Policy::default()
-    );
+    assert_ne!(parse("packaging/uplinkd.toml", &open).unwrap(), Policy::default());
 }
 
 #[test]
@@ -144,9 +138,7 @@ fn a_mistake_is_shown_whole() {
 fn every_mistake_is_found_where_it_is() {
     let long = "x".repeat(128);
     let long_name = with("").replace("dpu", &"x".repeat(65));
-    let targets: String = (1..=17)
-        .map(|n| format!("{{ icmp = \"10.0.0.{n}\" }},"))
-        .collect();
+    let targets: String = (1..=17).map(|n| format!("{{ icmp = \"10.0.0.{n}\" }},")).collect();
     let many_uplinks: String = (0..65)
         .map(|n| format!("[[uplink]]\nname = \"{n}\"\nmatch = {{ interface = \"e{n}\" }}\n"))
         .collect();
@@ -259,16 +251,9 @@ fn every_mistake_is_found_where_it_is() {
         let said = said(text);
         let mut lines = said.lines();
         let first = lines.next().unwrap();
-        assert!(
-            first.contains(message),
-            "{text}\nsaid:\n{said}\nwanted: {message}"
-        );
+        assert!(first.contains(message), "{text}\nsaid:\n{said}\nwanted: {message}");
         let arrow = lines.next().unwrap().trim_start();
-        assert_eq!(
-            arrow,
-            format!("--> uplinkd.toml:{place}"),
-            "{text}\nsaid:\n{said}"
-        );
+        assert_eq!(arrow, format!("--> uplinkd.toml:{place}"), "{text}\nsaid:\n{said}");
         let last = said.lines().last().unwrap();
         assert!(
             last.contains("= help: ") && last.contains(remedy),
@@ -285,9 +270,7 @@ fn files_that_cannot_be_read() {
     let path = folder.join("uplinkd.toml");
     let write = |bytes: &[u8]| File::create(&path).unwrap().write_all(bytes).unwrap();
 
-    let missing = load(Some(&folder.join("missing.toml")))
-        .unwrap_err()
-        .to_string();
+    let missing = load(Some(&folder.join("missing.toml"))).unwrap_err().to_string();
     assert!(missing.contains("missing.toml: No such file"), "{missing}");
     assert!(missing.contains("= help: check the path"), "{missing}");
 
@@ -296,15 +279,9 @@ fn files_that_cannot_be_read() {
 
     write(b"mode = \"steer\"\nplacement = \"m\xffin\"\n");
     let binary = load(Some(&path)).unwrap_err().to_string();
-    assert!(
-        binary.starts_with("this is not UTF-8 text\n --> "),
-        "{binary}"
-    );
+    assert!(binary.starts_with("this is not UTF-8 text\n --> "), "{binary}");
     assert!(binary.contains("uplinkd.toml:2:15\n"), "{binary}");
-    assert!(
-        binary.contains("2 | placement = \"m\u{fffd}in\"\n"),
-        "{binary}"
-    );
+    assert!(binary.contains("2 | placement = \"m\u{fffd}in\"\n"), "{binary}");
 
     write(&vec![b'#'; MAX_FILE]);
     assert_eq!(load(Some(&path)).unwrap(), Policy::default());

@@ -21,16 +21,12 @@ const LONG_SLEEP: Duration = Duration::from_secs(1);
 
 /// Sends everything logged from now on to where it belongs. To be called once, first of all.
 pub(crate) fn init() {
-    let journal = stderr_is_journal()
-        .then(tracing_journald::layer)
-        .and_then(Result::ok);
+    let journal = stderr_is_journal().then(tracing_journald::layer).and_then(Result::ok);
     // It fails only if it was called before; then the log has its place already.
     let _ = match journal {
         // Without a prefix the fields are UPLINK=, FAMILY=, NOTICE=, AT_US=.
         Some(layer) => set_global_default(
-            tracing_subscriber::registry()
-                .with(LevelFilter::INFO)
-                .with(layer.with_field_prefix(None)),
+            tracing_subscriber::registry().with(LevelFilter::INFO).with(layer.with_field_prefix(None)),
         ),
         None => set_global_default(
             tracing_subscriber::fmt()
@@ -40,11 +36,9 @@ pub(crate) fn init() {
                 .with_target(false)
                 .without_time()
                 // The other fields repeat what the message says; they are for filters.
-                .fmt_fields(format::debug_fn(|writer, field, value| {
-                    match field.name() {
-                        "message" => write!(writer, "{value:?}"),
-                        _ => Ok(()),
-                    }
+                .fmt_fields(format::debug_fn(|writer, field, value| match field.name() {
+                    "message" => write!(writer, "{value:?}"),
+                    _ => Ok(()),
                 }))
                 .finish(),
         ),
@@ -53,23 +47,12 @@ pub(crate) fn init() {
 
 /// Logs a notice: its sentence, and what it is about as fields.
 pub(crate) fn notice(at: Instant, notice: &Notice) {
-    let Subject {
-        kind,
-        uplink,
-        family,
-    } = Subject::of(notice);
+    let Subject { kind, uplink, family } = Subject::of(notice);
     let family = family.map(tracing::field::display);
     // The macros want the level to be constant.
     macro_rules! log {
         ($level:expr) => {
-            tracing::event!(
-                $level,
-                notice = kind,
-                uplink,
-                family,
-                at_us = micros(at),
-                "{notice}"
-            )
+            tracing::event!($level, notice = kind, uplink, family, at_us = micros(at), "{notice}")
         };
     }
     if needs_attention(notice) {

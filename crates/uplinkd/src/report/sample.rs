@@ -8,8 +8,8 @@ use uplink_core::own::{Op, OwnRoute};
 use uplink_core::policy::{Mode, Target};
 use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, TABLE_MAIN};
 use uplink_core::status::{
-    Aside, Cause, Change, FamilyStatus, GatewaySource, Health, Kind, Notice, PathStatus, Reason,
-    Status, TargetStatus, UplinkStatus,
+    Aside, Cause, Change, FamilyStatus, GatewaySource, Health, Kind, Notice, PathStatus, Reason, Status,
+    TargetStatus, UplinkStatus,
 };
 use uplink_core::time::Instant;
 
@@ -51,19 +51,13 @@ pub(crate) fn status() -> Status {
         changes: notices()
             .into_iter()
             .zip(900..)
-            .map(|(notice, second)| Change {
-                at: at(second),
-                notice,
-            })
+            .map(|(notice, second)| Change { at: at(second), notice })
             .collect(),
     }
 }
 
 fn pin() -> OwnRoute {
-    let hop = Hop {
-        link: LinkIndex(3),
-        gateway: Some(ip("10.0.120.1")),
-    };
+    let hop = Hop { link: LinkIndex(3), gateway: Some(ip("10.0.120.1")) };
     OwnRoute::new(Family::Ipv4, TABLE_MAIN, 98, hop, Attributes::default())
 }
 
@@ -78,14 +72,8 @@ fn uplinks() -> Vec<UplinkStatus> {
         asked: Some(Kind::Icmp),
         returns_at: None,
         targets: vec![
-            TargetStatus {
-                target: Target::Icmp(ip("10.0.0.53")),
-                answers: Some(true),
-            },
-            TargetStatus {
-                target: Target::Tcp("[2001:db8::10]:6443".parse().unwrap()),
-                answers: None,
-            },
+            TargetStatus { target: Target::Icmp(ip("10.0.0.53")), answers: Some(true) },
+            TargetStatus { target: Target::Tcp("[2001:db8::10]:6443".parse().unwrap()), answers: None },
         ],
     };
     let down = PathStatus {
@@ -99,12 +87,8 @@ fn uplinks() -> Vec<UplinkStatus> {
         asked: Some(Kind::Neighbour),
         targets: vec![],
     };
-    let management = PathStatus {
-        health: Health::Up,
-        returns_at: None,
-        loss_percent: Some(2),
-        ..down.clone()
-    };
+    let management =
+        PathStatus { health: Health::Up, returns_at: None, loss_percent: Some(2), ..down.clone() };
     let missing = PathStatus {
         family: Family::Ipv4,
         health: Health::Unknown,
@@ -134,21 +118,14 @@ fn uplinks() -> Vec<UplinkStatus> {
 pub(crate) fn notices() -> Vec<Notice> {
     let (uplink, family) = ("dpu".to_owned(), Family::Ipv6);
     vec![
-        Notice::Interface {
-            uplink: uplink.clone(),
-            interface: Some("enp3s0f0np0".to_owned()),
-        },
+        Notice::Interface { uplink: uplink.clone(), interface: Some("enp3s0f0np0".to_owned()) },
         Notice::Gateway {
             uplink: uplink.clone(),
             family,
             gateway: Some(ip("fe80::1")),
             learned: Some(GatewaySource::Route),
         },
-        Notice::SetAside {
-            uplink: uplink.clone(),
-            family,
-            kind: Kind::Icmp,
-        },
+        Notice::SetAside { uplink: uplink.clone(), family, kind: Kind::Icmp },
         Notice::Health {
             uplink: uplink.clone(),
             family,
@@ -162,18 +139,9 @@ pub(crate) fn notices() -> Vec<Notice> {
             now: Some("mgmt".to_owned()),
             reason: Reason::Fell(Cause::Gateway),
         },
-        Notice::Wrote {
-            op: Op::AddRoute(pin()),
-            dry: false,
-        },
-        Notice::Refused {
-            op: Op::DeleteRoute(pin()),
-            outcome: Outcome::Refused(1),
-        },
-        Notice::Aside {
-            family,
-            aside: Some(Aside::Contest),
-        },
+        Notice::Wrote { op: Op::AddRoute(pin()), dry: false },
+        Notice::Refused { op: Op::DeleteRoute(pin()), outcome: Outcome::Refused(1) },
+        Notice::Aside { family, aside: Some(Aside::Contest) },
         Notice::Asleep(Duration::from_millis(700)),
         Notice::Ready,
     ]

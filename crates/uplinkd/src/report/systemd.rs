@@ -10,10 +10,7 @@ const START_MARGIN: Duration = Duration::from_secs(30);
 /// We are at work, and will be ready within this time: systemd must not take us for stuck before.
 pub(crate) fn starting(within: Duration) {
     let micros = u32::try_from((within + START_MARGIN).as_micros()).unwrap_or(u32::MAX);
-    tell(&[
-        NotifyState::ExtendTimeoutUsec(micros),
-        NotifyState::Status("waiting for the first decision"),
-    ]);
+    tell(&[NotifyState::ExtendTimeoutUsec(micros), NotifyState::Status("waiting for the first decision")]);
 }
 
 /// Every family is decided: units ordered after us may start.

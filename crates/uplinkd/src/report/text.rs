@@ -7,16 +7,8 @@ use uplink_core::status::{FamilyStatus, Health, PathStatus, Status};
 /// For example `ipv4 via dpu (up), ipv6 via mgmt (fallback: dpu down, gateway)`.
 #[must_use]
 pub(crate) fn line(status: &Status) -> String {
-    let families: Vec<String> = status
-        .families
-        .iter()
-        .map(|family| decision(status, family))
-        .collect();
-    if families.is_empty() {
-        "no default route and no gateway".to_owned()
-    } else {
-        families.join(", ")
-    }
+    let families: Vec<String> = status.families.iter().map(|family| decision(status, family)).collect();
+    if families.is_empty() { "no default route and no gateway".to_owned() } else { families.join(", ") }
 }
 
 /// One family.
@@ -26,11 +18,7 @@ fn decision(status: &Status, family: &FamilyStatus) -> String {
     let _ = match (&family.aside, &family.elected) {
         (Some(aside), _) => write!(line, ": standing aside: {aside}"),
         (None, None) => write!(line, ": {}", family.reason),
-        (None, Some(elected)) => write!(
-            line,
-            " via {elected} ({})",
-            standing(status, family, elected)
-        ),
+        (None, Some(elected)) => write!(line, " via {elected} ({})", standing(status, family, elected)),
     };
     line
 }
@@ -73,10 +61,7 @@ mod tests {
 
     #[test]
     fn a_family_on_its_best_path_and_one_on_another() {
-        assert_eq!(
-            line(&sample::status()),
-            "ipv4 via dpu (up), ipv6 via mgmt (fallback: dpu down, gateway)"
-        );
+        assert_eq!(line(&sample::status()), "ipv4 via dpu (up), ipv6 via mgmt (fallback: dpu down, gateway)");
     }
 
     #[test]

@@ -68,10 +68,7 @@ impl Server {
     /// # Errors
     /// Another daemon serves it, or the system refuses.
     pub(crate) fn bind(path: &Path) -> Result<Self, ServeError> {
-        let refused = |source| ServeError::Refused {
-            path: path.to_owned(),
-            source,
-        };
+        let refused = |source| ServeError::Refused { path: path.to_owned(), source };
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(refused)?;
         }
@@ -85,11 +82,7 @@ impl Server {
         let listener = UnixListener::bind(path).map_err(refused)?;
         // Everybody may read the status; there is nothing else that could be asked.
         fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(refused)?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-            _lock: lock,
-        })
+        Ok(Self { listener, path: path.to_owned(), _lock: lock })
     }
 
     /// Answers clients from the status last published, until it is published no more and no client
@@ -121,10 +114,7 @@ impl Drop for Server {
 
 /// The lock beside the socket; only we can open it.
 fn lock(path: &Path) -> Result<File, ServeError> {
-    let refused = |source| ServeError::Refused {
-        path: path.to_owned(),
-        source,
-    };
+    let refused = |source| ServeError::Refused { path: path.to_owned(), source };
     let lock = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -173,8 +163,7 @@ impl Clients {
     fn make_room(&mut self, left: usize) {
         while self.tasks.try_join_next().is_some() {}
         self.connected.retain(|client| !client.task.is_finished());
-        self.connected
-            .sort_by_key(|client| client.last.load(Ordering::Relaxed));
+        self.connected.sort_by_key(|client| client.last.load(Ordering::Relaxed));
         let surplus = self.connected.len().saturating_sub(left);
         for client in self.connected.drain(..surplus) {
             client.task.abort();

@@ -57,21 +57,15 @@ pub(super) fn answer(request: &[u8], status: &Status) -> Result<Vec<u8>, NotACal
 
 /// Finds the method and gives its reply.
 fn carry_out(call: &Call, status: &Status) -> Result<Vec<u8>, Failure> {
-    let (interface, method) = call
-        .method
-        .rsplit_once('.')
-        .ok_or_else(|| Failure::InvalidParameter("method".to_owned()))?;
+    let (interface, method) =
+        call.method.rsplit_once('.').ok_or_else(|| Failure::InvalidParameter("method".to_owned()))?;
     if call.upgrade {
         return Err(Failure::MethodNotImplemented(call.method.clone()));
     }
     match (interface, method) {
         ("io.uplinkd", "GetStatus") => {
             parameters(call, &[])?;
-            Ok(encode(&Reply {
-                parameters: wire::GetStatus {
-                    status: status.into(),
-                },
-            }))
+            Ok(encode(&Reply { parameters: wire::GetStatus { status: status.into() } }))
         }
         ("org.varlink.service", "GetInfo") => {
             parameters(call, &[])?;
@@ -79,22 +73,15 @@ fn carry_out(call: &Call, status: &Status) -> Result<Vec<u8>, Failure> {
         }
         ("org.varlink.service", "GetInterfaceDescription") => {
             let description = describe(parameters(call, &["interface"])?)?;
-            Ok(encode(&Reply {
-                parameters: json!({ "description": description }),
-            }))
+            Ok(encode(&Reply { parameters: json!({ "description": description }) }))
         }
-        ("io.uplinkd" | "org.varlink.service", _) => {
-            Err(Failure::MethodNotFound(call.method.clone()))
-        }
+        ("io.uplinkd" | "org.varlink.service", _) => Err(Failure::MethodNotFound(call.method.clone())),
         (unknown, _) => Err(Failure::InterfaceNotFound(unknown.to_owned())),
     }
 }
 
 /// The parameters of a call, which may only have these names.
-fn parameters<'a>(
-    call: &'a Call,
-    known: &[&str],
-) -> Result<Option<&'a Map<String, Value>>, Failure> {
+fn parameters<'a>(call: &'a Call, known: &[&str]) -> Result<Option<&'a Map<String, Value>>, Failure> {
     match &call.parameters {
         Value::Null => Ok(None),
         Value::Object(given) => match given.keys().find(|key| !known.contains(&key.as_str())) {

@@ -39,11 +39,7 @@ impl Running {
             });
         });
         wait.recv_timeout(PATIENCE).unwrap();
-        Self {
-            path,
-            stop: Some(stop),
-            thread: Some(thread),
-        }
+        Self { path, stop: Some(stop), thread: Some(thread) }
     }
 
     fn connect(&self) -> BufReader<Client> {
@@ -63,10 +59,7 @@ impl Drop for Running {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap()
 }
 
 fn socket_path(name: &str) -> PathBuf {
@@ -108,10 +101,7 @@ fn the_status_is_told() {
     assert_eq!(status["families"][0]["pin"]["metric"], 98);
     assert_eq!(status["uplinks"][0]["paths"][1]["cause"], "gateway");
     assert_eq!(status["changes"][3]["kind"], "health");
-    assert_eq!(
-        status["changes"][3]["text"],
-        "dpu ipv6: up → down (gateway), last sign of life 1003 ms ago"
-    );
+    assert_eq!(status["changes"][3]["text"], "dpu ipv6: up → down (gateway), last sign of life 1003 ms ago");
 }
 
 #[test]
@@ -119,26 +109,14 @@ fn calls_that_fail_are_told_why_and_the_connection_stays() {
     let server = Running::start("errors");
     let mut client = server.connect();
     let cases = [
-        (
-            r#"{"method":"io.uplinkd.Nothing"}"#,
-            "MethodNotFound",
-            json!({"method": "io.uplinkd.Nothing"}),
-        ),
+        (r#"{"method":"io.uplinkd.Nothing"}"#, "MethodNotFound", json!({"method": "io.uplinkd.Nothing"})),
         (
             r#"{"method":"org.varlink.service.X","parameters":{}}"#,
             "MethodNotFound",
             json!({"method": "org.varlink.service.X"}),
         ),
-        (
-            r#"{"method":"com.example.Do"}"#,
-            "InterfaceNotFound",
-            json!({"interface": "com.example"}),
-        ),
-        (
-            r#"{"method":"nothing"}"#,
-            "InvalidParameter",
-            json!({"parameter": "method"}),
-        ),
+        (r#"{"method":"com.example.Do"}"#, "InterfaceNotFound", json!({"interface": "com.example"})),
+        (r#"{"method":"nothing"}"#, "InvalidParameter", json!({"parameter": "method"})),
         (
             r#"{"method":"io.uplinkd.GetStatus","parameters":{"x":1}}"#,
             "InvalidParameter",
@@ -173,17 +151,10 @@ fn calls_that_fail_are_told_why_and_the_connection_stays() {
     for (call, error, parameters) in cases {
         send(&mut client, call);
         let reply = receive(&mut client);
-        assert_eq!(
-            reply["error"],
-            format!("org.varlink.service.{error}"),
-            "{call}"
-        );
+        assert_eq!(reply["error"], format!("org.varlink.service.{error}"), "{call}");
         assert_eq!(reply["parameters"], parameters, "{call}");
     }
-    send(
-        &mut client,
-        r#"{"method":"io.uplinkd.GetStatus","parameters":{},"more":true}"#,
-    );
+    send(&mut client, r#"{"method":"io.uplinkd.GetStatus","parameters":{},"more":true}"#);
     assert_eq!(receive(&mut client)["parameters"]["status"]["ready"], true);
 }
 
@@ -197,30 +168,18 @@ fn calls_are_answered_in_order_and_oneway_ones_not_at_all() {
         r#"{"method":"org.varlink.service.GetInfo"}"#,
         GET_STATUS,
     ];
-    client
-        .get_mut()
-        .write_all(format!("{}\0", calls.join("\0")).as_bytes())
-        .unwrap();
+    client.get_mut().write_all(format!("{}\0", calls.join("\0")).as_bytes()).unwrap();
     assert_eq!(receive(&mut client)["parameters"]["product"], "uplinkd");
-    assert_eq!(
-        receive(&mut client)["parameters"]["status"]["mode"],
-        "steer"
-    );
+    assert_eq!(receive(&mut client)["parameters"]["status"]["mode"], "steer");
 }
 
 #[test]
 fn what_is_no_call_closes_the_connection() {
     let server = Running::start("garbage");
     let deep = format!("{{\"method\":\"a.b\",\"parameters\":{}", "[".repeat(60_000));
-    for garbage in [
-        "GET / HTTP/1.1\r\n",
-        "",
-        "{}",
-        r#"{"method":1}"#,
-        r#"{"method":"a.b","oneway":1}"#,
-        &deep,
-        "\u{0}",
-    ] {
+    for garbage in
+        ["GET / HTTP/1.1\r\n", "", "{}", r#"{"method":1}"#, r#"{"method":"a.b","oneway":1}"#, &deep, "\u{0}"]
+    {
         let mut client = server.connect();
         send(&mut client, garbage);
         assert!(closed(&mut client), "{garbage}");
@@ -283,10 +242,7 @@ fn a_live_daemon_keeps_its_socket_and_a_dead_one_loses_it() {
     let _guard = runtime.enter();
     let second = Server::bind(&server.path).unwrap_err();
     assert!(matches!(second, ServeError::Running(_)), "{second}");
-    assert_eq!(
-        fs::metadata(&server.path).unwrap().permissions().mode() & 0o777,
-        0o666
-    );
+    assert_eq!(fs::metadata(&server.path).unwrap().permissions().mode() & 0o777, 0o666);
 
     // As after a SIGKILL: the socket is there, the lock is free.
     let path = server.path.with_file_name("killed");
@@ -328,11 +284,8 @@ struct Interface(BTreeMap<String, Vec<(String, String)>>);
 
 impl Interface {
     fn parse(text: &str) -> Self {
-        let bare: String = text
-            .lines()
-            .map(|line| line.split('#').next().unwrap())
-            .collect::<Vec<_>>()
-            .join(" ");
+        let bare: String =
+            text.lines().map(|line| line.split('#').next().unwrap()).collect::<Vec<_>>().join(" ");
         let types = bare.split("type ").skip(1).map(|part| {
             let (name, rest) = part.split_once('(').unwrap();
             let rest = rest.split("method ").next().unwrap().trim();
@@ -349,33 +302,20 @@ impl Interface {
                 self.check(kind, value, place);
             }
         } else if let Some(kind) = kind.strip_prefix("[]") {
-            for item in value
-                .as_array()
-                .unwrap_or_else(|| panic!("{place} is no list"))
-            {
+            for item in value.as_array().unwrap_or_else(|| panic!("{place} is no list")) {
                 self.check(kind, item, place);
             }
         } else if let Some(words) = kind.strip_prefix('(') {
             let mut words = words.trim_end_matches(')').split(',').map(str::trim);
-            assert!(
-                words.any(|word| value == word),
-                "{place} = {value}, not one of {kind}"
-            );
+            assert!(words.any(|word| value == word), "{place} = {value}, not one of {kind}");
         } else if let Some(fields) = self.0.get(kind) {
-            let object = value
-                .as_object()
-                .unwrap_or_else(|| panic!("{place} is no object"));
+            let object = value.as_object().unwrap_or_else(|| panic!("{place} is no object"));
             let described: Vec<&String> = fields.iter().map(|(name, _)| name).collect();
             for sent in object.keys() {
-                assert!(
-                    described.contains(&sent),
-                    "{place}.{sent} is sent, not described"
-                );
+                assert!(described.contains(&sent), "{place}.{sent} is sent, not described");
             }
             for (name, kind) in fields {
-                let value = object
-                    .get(name)
-                    .unwrap_or_else(|| panic!("{place}.{name} is not sent"));
+                let value = object.get(name).unwrap_or_else(|| panic!("{place}.{name} is not sent"));
                 self.check(kind, value, &format!("{place}.{name}"));
             }
         } else {

@@ -1,0 +1,14 @@
+//! Packets as bytes: pure functions, no sockets. Whatever the bytes are, decoding does not fail
+//! otherwise than by `None`.
+
+pub(super) mod arp;
+pub(super) mod echo;
+pub(super) mod ip;
+pub(super) mod neighbour;
+
+/// Takes the next `N` bytes off the front.
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (first, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*first)
+}
