@@ -13,7 +13,7 @@ use crate::memory::{Memory, Remembered};
 use crate::own::{Op, OwnRule, RuleForm, TABLE_MAIN_OR_PIN, probe_table};
 use crate::plan::{Plan, ProbeWay, Wanted, plan};
 use crate::policy::{Mode, Policy};
-use crate::snapshot::{Family, Prefix, Snapshot};
+use crate::snapshot::{Family, LinkIndex, Prefix, Snapshot};
 use crate::status::{Aside, Cause, Change, GatewaySource, Health, Notice, Reason};
 use crate::time::Instant;
 
@@ -139,25 +139,15 @@ impl Core {
 
     /// Takes in what happened and decides anew.
     pub fn handle(&mut self, input: Input, now: Instant) {
+        self.handle_all([input], now);
+    }
+
+    /// Takes in everything that happened, then decides once: no verdict is given on a path whose
+    /// answer waits behind another input.
+    pub fn handle_all(&mut self, inputs: impl IntoIterator<Item = Input>, now: Instant) {
         let now = self.wake(now);
-        match input {
-            Input::Snapshot(snapshot) => self.look(*snapshot, now),
-            Input::Answer(answer) => self.answered(answer, now),
-            Input::Unsent(id) => self.judges.values_mut().for_each(|judge| judge.unsent(id)),
-            Input::Forwarded { link, family, at } => {
-                let at = self.clock.awake(at).min(now);
-                for judge in self.judges_through(link, family) {
-                    judge.1.forwarded(at, judge.0);
-                }
-            }
-            Input::Applied(outcomes) => self.applied(&outcomes, now),
-            Input::Policy(policy) => {
-                self.limits = limits(&policy, self.limits.spread);
-                self.policy = *policy;
-                self.stale = true;
-            }
-            Input::Deadline => {}
-            Input::Stop => self.stopping = true,
+        for input in inputs {
+            self.take_in(input, now);
         }
         self.advance(now);
     }
@@ -210,6 +200,23 @@ impl Core {
         self.clock.awake(real)
     }
 
+    fn take_in(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Snapshot(snapshot) => self.look(*snapshot, now),
+            Input::Answer(answer) => self.answered(answer, now),
+            Input::Unsent(id) => self.judges.values_mut().for_each(|judge| judge.unsent(id)),
+            Input::Forwarded { link, family, at } => self.forwarded(link, family, at, now),
+            Input::Applied(outcomes) => self.applied(&outcomes, now),
+            Input::Policy(policy) => {
+                self.limits = limits(&policy, self.limits.spread);
+                self.policy = *policy;
+                self.stale = true;
+            }
+            Input::Deadline => {}
+            Input::Stop => self.stopping = true,
+        }
+    }
+
     fn look(&mut self, snapshot: Snapshot, now: Instant) {
         let first = self.snapshot.is_none();
         self.snapshot = Some(snapshot);
@@ -229,18 +236,14 @@ impl Core {
         self.judges.values_mut().any(|judge| judge.answered(answer.id, at, now, limits));
     }
 
-    fn judges_through(
-        &mut self,
-        link: crate::snapshot::LinkIndex,
-        family: Family,
-    ) -> impl Iterator<Item = (Limits, &mut Judge)> {
-        let limits = self.limits;
-        self.judges.iter_mut().filter_map(move |(key, judge)| match judge.way() {
-            Way::Gateway { link: through, .. } if *through == link && key.family == family => {
-                Some((limits, judge))
+    fn forwarded(&mut self, link: LinkIndex, family: Family, at: Instant, now: Instant) {
+        let at = self.clock.awake(at).min(now);
+        let (limits, judges) = (self.limits, self.judges.iter_mut().filter(|(key, _)| key.family == family));
+        for (_, judge) in judges {
+            if matches!(judge.way(), Way::Gateway { link: through, .. } if *through == link) {
+                judge.forwarded(at, limits);
             }
-            Way::Gateway { .. } | Way::Link(_) | Way::Broken(_) => None,
-        })
+        }
     }
 
     /// One turn round: discover, judge, elect, plan.

@@ -141,8 +141,8 @@ impl Gateway {
         true
     }
 
+    /// It says nothing about loss. For silence it counts: what cannot even be sent proves no life.
     pub(super) fn unsent(&mut self, id: ProbeId) {
-        self.asks.retain(|ask| ask.id != id);
         self.loss.unsent(id);
     }
 

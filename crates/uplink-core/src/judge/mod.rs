@@ -178,12 +178,11 @@ impl Judge {
             || self.targets.answered(id)
     }
 
-    /// The question could not be sent: it never was one.
+    /// The question could not be sent.
     pub(crate) fn unsent(&mut self, id: ProbeId) {
         if let Some(gateway) = &mut self.gateway {
             gateway.unsent(id);
         }
-        self.targets.unsent(id);
     }
 
     /// A forwarded packet came in through the path's interface.

@@ -86,15 +86,6 @@ impl Targets {
         self.targets.iter_mut().any(|watched| watched.answered(id))
     }
 
-    pub(super) fn unsent(&mut self, id: ProbeId) {
-        for watched in &mut self.targets {
-            if watched.asks.iter().any(|(asked, _)| *asked == id) {
-                watched.asks.retain(|(asked, _)| *asked != id);
-                watched.unanswered = watched.asks.first().map(|(_, at)| *at);
-            }
-        }
-    }
-
     pub(super) fn void(&mut self) {
         for watched in &mut self.targets {
             watched.unanswered = None;
