@@ -246,10 +246,10 @@ ipv4  dpu, for 16 min: first decision
 ipv6  mgmt, for 10 s: the path before went down: gateway
       no pin: none is needed, or none can be
 
-UPLINK    INTERFACE    TIER  FAMILY  HEALTH          GATEWAY                        ANSWERED    LOSS
-dpu       enp3s0f0np0  1     ipv4    up              10.0.120.1 (dhcp or ra route)  120 ms ago  0 %
-dpu       enp3s0f0np0  1     ipv6    down (gateway)  fe80::1 (configured)           12 s ago    100 %
-mgmt?[2J  missing      2     -       -               -                              -           -
+UPLINK    INTERFACE    TIER  FAMILY  HEALTH          GATEWAY                  ANSWERED    LOSS
+dpu       enp3s0f0np0  1     ipv4    up              10.0.120.1 (dhcp route)  120 ms ago  0 %
+dpu       enp3s0f0np0  1     ipv6    down (gateway)  fe80::1 (configured)     12 s ago    100 %
+mgmt?[2J  missing      2     -       -               -                        -           -
 
 dpu ipv4: target icmp 10.0.0.53 answers
 dpu ipv6: the gateway does not answer ICMP, it is asked by ARP or neighbour solicitation

@@ -27,11 +27,11 @@ use self::mistake::Mistake;
 pub(crate) const DEFAULT_PATH: &str = "/etc/uplinkd/uplinkd.toml";
 
 /// The largest file that is read, in bytes. 64 uplinks with everything said fit in a tenth of it.
-const MAX_FILE: u64 = 1024 * 1024;
+const MAX_FILE: usize = 1024 * 1024;
 /// The most uplinks: an order of magnitude above any host seen.
 const MAX_UPLINKS: usize = 64;
 /// The most targets of one uplink: each costs a probe every few seconds.
-const MAX_TARGETS: usize = 16;
+const MAX_TARGETS: u32 = 16;
 /// The longest name of an uplink, in characters: it stands in tables and in the log.
 const MAX_NAME: usize = 64;
 /// The longest interface pattern, in bytes: alternative names have up to 127 (`ALTIFNAMSIZ`).
@@ -54,14 +54,14 @@ pub(crate) fn load(path: Option<&Path>) -> Result<Policy, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
     let mut bytes = Vec::new();
     match File::open(file) {
-        Ok(open) => open.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?,
+        Ok(open) => open.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?,
         Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
             return Ok(Policy::default());
         }
         Err(error) => return Err(unreadable(error)),
     };
     let name = file.display().to_string();
-    if bytes.len() as u64 > MAX_FILE {
+    if bytes.len() > MAX_FILE {
         return Err(ConfigError::TooLarge { file: name });
     }
     match str::from_utf8(&bytes) {
@@ -75,7 +75,7 @@ pub(crate) fn load(path: Option<&Path>) -> Result<Policy, ConfigError> {
 /// # Errors
 /// The first mistake in the text.
 pub(crate) fn parse(file_name: &str, text: &str) -> Result<Policy, ConfigError> {
-    if text.len() as u64 > MAX_FILE {
+    if text.len() > MAX_FILE {
         return Err(ConfigError::TooLarge { file: file_name.to_owned() });
     }
     document(text).map_err(|mistake| mistake.at(file_name, text))
@@ -223,7 +223,7 @@ fn gateways(field: Field<'_>) -> Result<Vec<IpAddr>, Mistake> {
 /// The targets behind the gateway.
 fn targets(field: Field<'_>) -> Result<Vec<Target>, Mistake> {
     let mut targets = Vec::new();
-    for item in field.list(MAX_TARGETS, "targets = [{ icmp = \"10.0.0.53\" }]")? {
+    for item in field.list(MAX_TARGETS as usize, "targets = [{ icmp = \"10.0.0.53\" }]")? {
         let target = target(&item)?;
         if targets.contains(&target) {
             return Err(item.wrong(format!("{target} is asked already"), "remove one of the two"));
@@ -291,7 +291,7 @@ fn need(field: &Field<'_>, targets: &[Target]) -> Result<Need, Mistake> {
     if field.is_text() {
         return field.choice(&[("any", Need::Any), ("all", Need::All)]);
     }
-    let wanted = field.integer(1, MAX_TARGETS as u32)?;
+    let wanted = field.integer(1, MAX_TARGETS)?;
     let mut counts: BTreeMap<Family, u32> = BTreeMap::new();
     for target in targets {
         *counts.entry(Family::of(target.address())).or_default() += 1;

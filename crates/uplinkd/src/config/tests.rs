@@ -283,9 +283,9 @@ fn files_that_cannot_be_read() {
     assert!(binary.contains("uplinkd.toml:2:15\n"), "{binary}");
     assert!(binary.contains("2 | placement = \"m\u{fffd}in\"\n"), "{binary}");
 
-    write(&vec![b'#'; MAX_FILE as usize]);
+    write(&vec![b'#'; MAX_FILE]);
     assert_eq!(load(Some(&path)).unwrap(), Policy::default());
-    write(&vec![b'#'; MAX_FILE as usize + 1]);
+    write(&vec![b'#'; MAX_FILE + 1]);
     let large = load(Some(&path)).unwrap_err().to_string();
     assert!(large.contains("larger than 1 MiB"), "{large}");
 

@@ -86,7 +86,6 @@ fn uplinks() -> Vec<UplinkStatus> {
         returns_at: Some(at(1030)),
         asked: Some(Kind::Neighbour),
         targets: vec![],
-        ..up.clone()
     };
     let management =
         PathStatus { health: Health::Up, returns_at: None, loss_percent: Some(2), ..down.clone() };

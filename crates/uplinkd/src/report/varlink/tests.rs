@@ -7,6 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use uplink_core::policy::Mode;
+use uplink_core::status::{Aside, Cause, GatewaySource, Health, Reason};
 
 use super::*;
 use crate::report::sample;
@@ -259,9 +261,50 @@ fn a_live_daemon_keeps_its_socket_and_a_dead_one_loses_it() {
 #[test]
 fn the_interface_describes_what_is_sent() {
     let types = Interface::parse(call::INTERFACE);
-    let reply = call::answer(GET_STATUS.as_bytes(), &sample::status()).unwrap();
-    let reply: Value = serde_json::from_slice(reply.strip_suffix(&[0]).unwrap()).unwrap();
-    types.check("Status", &reply["parameters"]["status"], "status");
+    for status in every_word() {
+        let reply = call::answer(GET_STATUS.as_bytes(), &status).unwrap();
+        let reply: Value = serde_json::from_slice(reply.strip_suffix(&[0]).unwrap()).unwrap();
+        types.check("Status", &reply["parameters"]["status"], "status");
+    }
+}
+
+/// The sample with each word in turn that an enum of the status has.
+fn every_word() -> Vec<Status> {
+    let reasons = [
+        Reason::NothingWorks,
+        Reason::Waiting,
+        Reason::First,
+        Reason::TakenOver,
+        Reason::Fell(Cause::Link),
+        Reason::Gone,
+        Reason::Preferred,
+        Reason::FirstToAnswer,
+    ];
+    let asides = [Aside::Refused, Aside::Multipath, Aside::Tunnel, Aside::Contest, Aside::NoRoom].map(Some);
+    let healths = [Cause::Link, Cause::Address, Cause::Gateway, Cause::Upstream, Cause::Shared]
+        .map(Health::Down)
+        .into_iter()
+        .chain([Health::Unknown, Health::Up]);
+    let sources = [
+        GatewaySource::Configuration,
+        GatewaySource::Route,
+        GatewaySource::Advertisement,
+        GatewaySource::Dhcp,
+        GatewaySource::Memory,
+    ]
+    .map(Some);
+    let mut all = vec![sample::status()];
+    let mut add = |change: &dyn Fn(&mut Status)| {
+        let mut status = sample::status();
+        change(&mut status);
+        all.push(status);
+    };
+    reasons.into_iter().for_each(|reason| add(&|status| status.families[0].reason = reason));
+    asides.into_iter().for_each(|aside| add(&|status| status.families[0].aside = aside));
+    healths.for_each(|health| add(&|status| status.uplinks[0].paths[0].health = health));
+    sources.into_iter().for_each(|by| add(&|status| status.uplinks[0].paths[0].learned = by));
+    add(&|status| status.mode = Mode::Observe);
+    all
 }
 
 #[test]
