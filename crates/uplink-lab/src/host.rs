@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
@@ -26,6 +26,8 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub struct Host {
     name: String,
+    /// Its folder in `/proc`.
+    task: String,
     namespace: String,
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
@@ -170,13 +172,18 @@ impl Host {
         })
     }
 
+    /// Where a path of this host is found from any other thread of this process.
+    #[must_use]
+    pub fn path(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("{}/root{path}", self.task))
+    }
+
     /// Writes a file as this host sees it (below `/run` and `/var/lib` it is the host's own).
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn write(&self, path: impl AsRef<Path>, text: impl Into<Vec<u8>>) -> Result<()> {
-        let (path, text) = (path.as_ref().to_owned(), text.into());
-        self.run(move || fs::write(&path, text).doing(format!("write {}", path.display())))
+    pub fn write(&self, path: &str, text: impl AsRef<[u8]>) -> Result<()> {
+        fs::write(self.path(path), text).doing(format!("write {path} of {}", self.name))
     }
 
     fn start(name: &str, prepare: impl FnOnce() -> Result<()> + Send + 'static) -> Result<Self> {
@@ -193,9 +200,11 @@ impl Host {
         let thread =
             thread::Builder::new().name(name.to_owned()).spawn(body).doing(format!("start host {name}"))?;
         let tid = readied.recv().map_err(|_| Error::Unexpected(format!("host {name} died at birth")))??;
+        let task = format!("/proc/{}/task/{tid}", process::id());
         Ok(Self {
             name: name.to_owned(),
-            namespace: format!("/proc/{}/task/{tid}/ns/net", process::id()),
+            namespace: format!("{task}/ns/net"),
+            task,
             jobs: Some(jobs),
             thread: Some(thread),
         })
@@ -245,9 +254,16 @@ impl Child {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(0))
     }
 
-    /// The standard streams that the command said to pipe.
-    pub fn streams(&mut self) -> &mut process::Child {
+    /// The process itself, for its standard streams and its end.
+    pub fn process(&mut self) -> &mut process::Child {
         &mut self.child
+    }
+
+    /// Kills it and waits for its end.
+    pub fn kill(&mut self) {
+        // Both fail only if it has ended and been waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// Sends a signal.
@@ -261,9 +277,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // Both fail only if it has ended and been waited for.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 

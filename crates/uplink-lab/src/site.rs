@@ -198,6 +198,21 @@ impl Site {
         Ok(())
     }
 
+    /// Lets both gateways hide the worker's IPv4 addresses behind their own (masquerade), as most
+    /// do: a connection then belongs to the gateway that it began with.
+    ///
+    /// # Errors
+    /// If `nft` is not installed or refuses.
+    pub fn masquerade(&self) -> Result<()> {
+        const RULES: &str = "add table ip lab; \
+            add chain ip lab out { type nat hook postrouting priority srcnat; }; \
+            add rule ip lab out oifname wan masquerade";
+        for uplink in [&self.port, &self.mgmt] {
+            uplink.gateway.command("nft", &[RULES])?;
+        }
+        Ok(())
+    }
+
     /// The internet's way back to the worker's addresses.
     fn route_back(&self, one_subnet: bool) -> Result<()> {
         let (length4, length6) = if one_subnet { (32, 128) } else { (24, 64) };

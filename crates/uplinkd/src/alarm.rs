@@ -26,7 +26,7 @@ impl Alarm {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = Timer(TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?);
-        Ok(Self { timer: AsyncFd::with_interest(timer, Interest::READABLE)?, at: Instant::NEVER })
+        Ok(Self { timer: AsyncFd::register_with_interest(timer, Interest::READABLE)?, at: Instant::NEVER })
     }
 
     /// Rings at `at`, and no more at any moment set before: at once if `at` is past, never at

@@ -118,7 +118,8 @@ impl Prober {
     pub(crate) fn new() -> Result<Self, ProbeError> {
         let epoll =
             Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|error| ProbeError::Set(error.into()))?;
-        let ready = AsyncFd::with_interest(Ready(epoll), Interest::READABLE).map_err(ProbeError::Set)?;
+        let ready =
+            AsyncFd::register_with_interest(Ready(epoll), Interest::READABLE).map_err(ProbeError::Set)?;
         let mut asked = Asked::new().map_err(ProbeError::Random)?;
         let random = asked.random().map_err(ProbeError::Random)?;
         #[expect(clippy::cast_possible_truncation, reason = "half of a random number is one")]
