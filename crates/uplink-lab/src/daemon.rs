@@ -357,7 +357,7 @@ impl Drop for Daemon {
 }
 
 fn read_lines(stream: impl Read, log: &Record<String>) {
-    for line in BufReader::new(stream).lines().map_while(|line| line.ok()) {
+    for line in BufReader::new(stream).lines().map_while(std::result::Result::ok) {
         log.push(line);
     }
 }

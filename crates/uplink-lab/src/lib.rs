@@ -29,7 +29,7 @@ pub use enter::enter;
 pub use error::{Error, Result};
 pub use fault::Fault;
 pub use flow::{Flow, FlowReport};
-pub use host::{Child, Host};
+pub use host::{Child, Host, tool};
 pub use kernel::Route;
 pub use lookups::{LookupReport, Lookups, Way};
 pub use pci::PciFunction;

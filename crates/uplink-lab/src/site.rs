@@ -102,6 +102,9 @@ impl SiteBuilder {
     pub fn build(self) -> Result<Site> {
         let internet = Host::new("internet")?;
         internet.sysctls(QUIET)?;
+        // Its answers that come out of one gateway find their way to the worker by the other.
+        internet.sysctls(FORWARDING)?;
+        internet.sysctl("net/ipv4/conf/all/accept_local", "1")?;
         let switch = self.one_subnet.then(switch).transpose()?;
         let port = PORT.build(&internet, switch.as_ref())?;
         let mgmt = if self.one_subnet { MGMT_BESIDE_PORT } else { MGMT };
@@ -250,7 +253,7 @@ const QUIET: &[(&str, &str)] = &[
     ("net/ipv6/conf/default/accept_dad", "0"),
 ];
 
-/// Settings of a gateway, beside [`QUIET`].
+/// Settings of whatever forwards, beside [`QUIET`].
 const FORWARDING: &[(&str, &str)] = &[
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv6/conf/all/forwarding", "1"),
@@ -258,8 +261,6 @@ const FORWARDING: &[(&str, &str)] = &[
     ("net/ipv6/conf/default/accept_ra", "0"),
     ("net/ipv4/conf/all/send_redirects", "0"),
     ("net/ipv4/conf/default/send_redirects", "0"),
-    // Its link-local address is the one it is given, by which faults know it.
-    ("net/ipv6/conf/default/addr_gen_mode", "1"),
 ];
 
 /// The plan of one uplink: what is known of it before anything is built.
@@ -311,6 +312,8 @@ impl Plan {
         let gateway = Host::new(&format!("gateway of {interface}"))?;
         gateway.sysctls(QUIET)?;
         gateway.sysctls(FORWARDING)?;
+        // Its only link-local address is the one it is given below, by which faults know it.
+        gateway.sysctl("net/ipv6/conf/default/addr_gen_mode", "1")?;
         let own = [gateway4.into(), gateway6.into(), gateway6_global.into()];
         let cable = Cable::new(&format!("cable of {interface}"), &own)?;
         let mac = format!("02:00:00:01:00:{:02x}", self.number);
