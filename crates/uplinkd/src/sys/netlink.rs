@@ -37,15 +37,17 @@ pub(crate) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
 
 fn switch_on(socket: &impl AsFd, option: libc::c_int) -> io::Result<()> {
     let one: libc::c_int = 1;
+    #[allow(clippy::cast_possible_truncation)] // 4
+    let length = size_of_val(&one) as libc::socklen_t;
     // SAFETY: the descriptor is borrowed and so open for the whole call, and the kernel reads
-    // `size_of::<c_int>()` bytes from a pointer to a live `c_int`.
+    // `length` bytes, its size, from a pointer to a live `c_int`.
     let result = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
             libc::SOL_NETLINK,
             option,
             (&raw const one).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
+            length,
         )
     };
     if result == 0 {
