@@ -12,7 +12,7 @@ use uplink_core::snapshot::LinkIndex;
 /// `InvalidInput` if no interface can have such an index.
 pub(crate) fn address(link: LinkIndex, protocol: u16) -> io::Result<LinkAddr> {
     let raw = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
+        sll_family: libc::sa_family_t::try_from(libc::AF_PACKET).map_err(|_| io::ErrorKind::InvalidInput)?,
         sll_protocol: protocol.to_be(),
         sll_ifindex: i32::try_from(link.0).map_err(|_| io::ErrorKind::InvalidInput)?,
         sll_hatype: 0,
