@@ -45,11 +45,11 @@ impl Bench {
         let site = Site::new()?;
         site.worker.give_pci("port", PCI)?;
         let before = site.worker.table_text()?;
+        let timeline = Timeline::since(now());
         let changes = Changes::start(&site.worker)?;
         let lookups = Lookups::start(&site.worker, &INTERNET, STREAM_INTERVAL)?;
         let stream = |address| Stream::start(&site.worker, &site.internet, address, STREAM_INTERVAL);
         let streams = [stream(INTERNET4.into())?, stream(INTERNET6.into())?];
-        let timeline = Timeline::since(now());
         let programs = [daemon.to_owned(), client.to_owned()];
         let daemon = Daemon::of(daemon, &["run"]).config(CONFIG).start(&site.worker)?;
         Ok(Self { site, daemon, changes, lookups, timeline, before, streams, programs })
@@ -73,7 +73,7 @@ impl Bench {
         let until = now();
         let changes = self.changes.since(self.timeline.told()).into_iter().filter_map(Entry::change);
         let ways = self.lookups.report().changes.into_iter().map(Entry::lookup);
-        let log = self.daemon.log().into_iter().map(Entry::log);
+        let log = self.daemon.log().into_iter().filter_map(Entry::log);
         self.timeline.tell(changes.chain(ways).chain(log).collect(), until);
     }
 

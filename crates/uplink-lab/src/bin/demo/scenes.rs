@@ -52,11 +52,7 @@ fn gateway_silent(bench: &mut Bench) -> Result<Row> {
     pass(PATIENCE);
     let losses = bench.losses(scene.begun);
     bench.tell();
-    println!("\n          uplinkctl status, in the middle of the outage:");
-    for line in bench.status()?.lines() {
-        println!("          | {line}");
-    }
-    println!();
+    print!("\n`uplinkctl status` in the middle of the outage:\n\n{}\n", shortened(&bench.status()?));
     Ok(scene.end(losses).took(moved.map(|at| at.since(fault)), SWITCH, "switched after the fault"))
 }
 
@@ -77,7 +73,9 @@ fn gateway_filters(bench: &mut Bench) -> Result<Row> {
 fn pin_deleted(bench: &mut Bench) -> Result<Row> {
     let mut scene = Scene::begin("Somebody deletes uplinkd's routes");
     bench.fault(now(), "`ip route flush proto 117`, in both families");
-    bench.site.worker.ip_batch("-4 route flush proto 117\n-6 route flush proto 117\n")?;
+    for family in ["-4", "-6"] {
+        bench.site.worker.ip(&format!("{family} route flush proto 117"))?;
+    }
     let took = |family| {
         let of_family = |change: &Change| change.route().is_some_and(|route| route.family == family);
         let is_own = |change: &Change| change.protocol() == Some(protocol::UPLINKD) && of_family(change);
@@ -183,6 +181,26 @@ fn stopped(bench: &mut Bench) -> Result<Row> {
     );
     scene.check(megabytes < 5.0 && cost.children == 0, &small);
     Ok(scene.end(losses))
+}
+
+/// A status with the latest of its last changes only; the others are above in the timeline.
+fn shortened(status: &str) -> String {
+    const LATEST: usize = 4;
+    let lines: Vec<&str> = status.lines().collect();
+    let changes =
+        lines.iter().position(|line| line.starts_with("Last changes")).map_or(lines.len(), |at| at + 1);
+    let cut = changes..lines.len().saturating_sub(LATEST).max(changes);
+    let mut text = String::new();
+    for (number, line) in lines.iter().enumerate() {
+        if number == cut.start && !cut.is_empty() {
+            text.push_str("             [...]\n");
+        }
+        if !cut.contains(&number) {
+            text.push_str(format!("  {line}").trim_end());
+            text.push('\n');
+        }
+    }
+    text
 }
 
 /// The port works again: waits for the return, in which nothing may be lost.

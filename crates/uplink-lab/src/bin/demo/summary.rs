@@ -135,9 +135,20 @@ pub(crate) fn table(rows: &[Row]) -> String {
     // Writing to a string does not fail, here and below.
     let _ = writeln!(
         text,
-        "Summary{:29}took, ms       lost, packets     longest outage, ms   machine late\n\
-         {:36}IPv4    IPv6     IPv4    IPv6       IPv4    IPv6     at most, ms",
-        "", ""
+        "{:<37}{:>16}{:>14}{:>16}{:>12}\n{:<37}{:>8}{:>8}{:>7}{:>7}{:>8}{:>8}{:>12}",
+        "Summary",
+        "took, ms",
+        "packets lost",
+        "outage, ms",
+        "machine",
+        "",
+        "IPv4",
+        "IPv6",
+        "IPv4",
+        "IPv6",
+        "IPv4",
+        "IPv6",
+        "late, ms"
     );
     for row in rows {
         let [took4, took6] = row.took.map_or(["-".to_owned(), "-".to_owned()], |took| took.map(millis));
@@ -147,7 +158,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
         let verdict = if row.kept { "" } else { "  FAILED" };
         let _ = writeln!(
             text,
-            "  {:<30}{took4:>8}{took6:>8}{:>9}{:>8}{gap4:>11}{gap6:>8}{late:>12}{verdict}",
+            "  {:<35}{took4:>8}{took6:>8}{:>7}{:>7}{gap4:>8}{gap6:>8}{late:>12}{verdict}",
             row.title, loss4.packets, loss6.packets
         );
     }

@@ -27,7 +27,7 @@ pub(crate) fn introduction() -> &'static str {
         "Every millisecond a packet goes to the internet and the kernel is asked for the way, in IPv4\n",
         "and IPv6; the kernel announces every change of a route. All figures are taken from these.\n\n",
         "    fault    what the demo does to the network\n",
-        "    daemon   the daemon's own log\n",
+        "    daemon   the daemon's own log, but for the routes that it writes, which the kernel tells\n",
         "    kernel   what the kernel announced\n",
         "    lookup   the kernel's answer to \"which way?\", when it changed\n",
         "    ok       a promise that was checked, and the figure (FAILED if it was not kept)\n",
@@ -50,9 +50,12 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// A line of the daemon's log.
-    pub(crate) fn log(line: Stamped<String>) -> Self {
-        Self { at: line.at, source: "daemon", text: line.what.trim().to_owned() }
+    /// A line of the daemon's log, unless it tells what it wrote: that is told by the kernel.
+    pub(crate) fn log(line: Stamped<String>) -> Option<Self> {
+        let text = line.what.trim();
+        let text = text.strip_prefix("INFO ").unwrap_or(text);
+        let wrote = ["add ", "delete "].iter().any(|verb| text.starts_with(verb));
+        (!wrote).then(|| Self { at: line.at, source: "daemon", text: text.to_owned() })
     }
 
     /// A lookup with another answer than before.
