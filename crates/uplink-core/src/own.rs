@@ -54,26 +54,15 @@ impl OwnRoute {
     /// delete and means 1024 in IPv6.
     #[must_use]
     pub fn new(family: Family, table: u32, metric: u32, hop: Hop, attributes: Attributes) -> Self {
-        Self {
-            family,
-            table,
-            metric: metric.max(1),
-            hop,
-            attributes,
-        }
+        Self { family, table, metric: metric.max(1), hop, attributes }
     }
 
     /// The route as ours, if it carries our protocol number and has the form that we make.
     #[must_use]
     pub fn claim(route: &Route) -> Option<Self> {
-        let ours = route.protocol == protocol::UPLINKD
-            && route.is_default()
-            && route.metric > 0
-            && route.tos == 0;
-        let hop = route
-            .single_hop()
-            .filter(|_| ours && route.kind == RouteKind::Unicast)?
-            .clone();
+        let ours =
+            route.protocol == protocol::UPLINKD && route.is_default() && route.metric > 0 && route.tos == 0;
+        let hop = route.single_hop().filter(|_| ours && route.kind == RouteKind::Unicast)?.clone();
         Some(Self {
             family: route.family,
             table: route.table,
@@ -153,26 +142,15 @@ impl OwnRule {
         if rule.protocol != protocol::UPLINKD || rule.more {
             return None;
         }
-        let form = match (
-            rule.priority,
-            rule.table?,
-            rule.suppress_prefix_length,
-            rule.from,
-            rule.to,
-        ) {
+        let form = match (rule.priority, rule.table?, rule.suppress_prefix_length, rule.from, rule.to) {
             (PRIORITY_PIN, TABLE_MAIN, Some(0), None, None) => RuleForm::MainWithoutDefault,
             (PRIORITY_PIN, TABLE_PIN, None, None, None) => RuleForm::Pin,
-            (PRIORITY_PROBE, table, None, Some(from), Some(to)) => RuleForm::Probe {
-                from,
-                to,
-                link: LinkIndex(table.checked_sub(probe_table(LinkIndex(0)))?),
-            },
+            (PRIORITY_PROBE, table, None, Some(from), Some(to)) => {
+                RuleForm::Probe { from, to, link: LinkIndex(table.checked_sub(probe_table(LinkIndex(0)))?) }
+            }
             _ => return None,
         };
-        Some(Self {
-            family: rule.family,
-            form,
-        })
+        Some(Self { family: rule.family, form })
     }
 
     /// Its family.
@@ -237,19 +215,11 @@ impl fmt::Display for OwnRule {
         let (priority, table) = (self.priority(), self.table());
         match self.form {
             RuleForm::MainWithoutDefault => {
-                write!(
-                    f,
-                    "{} rule {priority}: lookup main suppress_prefixlength 0",
-                    self.family
-                )
+                write!(f, "{} rule {priority}: lookup main suppress_prefixlength 0", self.family)
             }
             RuleForm::Pin => write!(f, "{} rule {priority}: lookup {table}", self.family),
             RuleForm::Probe { from, to, .. } => {
-                write!(
-                    f,
-                    "{} rule {priority}: from {from} to {to} lookup {table}",
-                    self.family
-                )
+                write!(f, "{} rule {priority}: from {from} to {to} lookup {table}", self.family)
             }
         }
     }

@@ -347,13 +347,7 @@ pub enum Notice {
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Health {
-                uplink,
-                family,
-                before,
-                now,
-                silent_for,
-            } => {
+            Self::Health { uplink, family, before, now, silent_for } => {
                 write!(f, "{uplink} {family}: {before} → {now}")?;
                 match (now, silent_for) {
                     (Health::Down(_), Some(silent)) => {
@@ -362,88 +356,32 @@ impl fmt::Display for Notice {
                     _ => Ok(()),
                 }
             }
-            Self::Elected {
-                family,
-                before,
-                now,
-                reason,
-            } => {
-                let name =
-                    |uplink: &Option<String>| uplink.clone().unwrap_or_else(|| "none".to_owned());
-                write!(
-                    f,
-                    "{family}: elected {} → {}: {reason}",
-                    name(before),
-                    name(now)
-                )
+            Self::Elected { family, before, now, reason } => {
+                let name = |uplink: &Option<String>| uplink.clone().unwrap_or_else(|| "none".to_owned());
+                write!(f, "{family}: elected {} → {}: {reason}", name(before), name(now))
             }
-            Self::Gateway {
-                uplink,
-                family,
-                gateway: Some(gateway),
-                learned,
-            } => {
+            Self::Gateway { uplink, family, gateway: Some(gateway), learned } => {
                 write!(f, "{uplink} {family}: gateway {gateway}")?;
                 learned.map_or(Ok(()), |source| write!(f, ", from {source}"))
             }
-            Self::Gateway {
-                uplink,
-                family,
-                gateway: None,
-                ..
-            } => write!(f, "{uplink} {family}: no gateway"),
-            Self::Interface {
-                uplink,
-                interface: Some(interface),
-            } => write!(f, "{uplink}: is {interface}"),
-            Self::Interface {
-                uplink,
-                interface: None,
-            } => write!(f, "{uplink}: no interface"),
-            Self::SetAside {
-                uplink,
-                family,
-                kind,
-            } => {
-                write!(
-                    f,
-                    "{uplink} {family}: the gateway does not answer {kind}, set aside"
-                )
+            Self::Gateway { uplink, family, gateway: None, .. } => write!(f, "{uplink} {family}: no gateway"),
+            Self::Interface { uplink, interface: Some(interface) } => write!(f, "{uplink}: is {interface}"),
+            Self::Interface { uplink, interface: None } => write!(f, "{uplink}: no interface"),
+            Self::SetAside { uplink, family, kind } => {
+                write!(f, "{uplink} {family}: the gateway does not answer {kind}, set aside")
             }
             Self::Wrote { op, dry: false } => write!(f, "{op}"),
             Self::Wrote { op, dry: true } => write!(f, "would {op}"),
-            Self::Refused {
-                op,
-                outcome: Outcome::Refused(errno),
-            } => {
+            Self::Refused { op, outcome: Outcome::Refused(errno) } => {
                 write!(f, "the kernel refused to {op}: error {errno}")
             }
-            Self::Refused {
-                op,
-                outcome: Outcome::Exists,
-            } => write!(f, "could not {op}: its place is taken"),
-            Self::Refused {
-                op,
-                outcome: Outcome::Absent,
-            } => write!(f, "could not {op}: it is not there"),
-            Self::Refused {
-                op,
-                outcome: Outcome::Done,
-            } => write!(f, "did {op}"),
-            Self::Aside {
-                family,
-                aside: Some(aside),
-            } => write!(f, "{family}: standing aside: {aside}"),
-            Self::Aside {
-                family,
-                aside: None,
-            } => write!(f, "{family}: no longer standing aside"),
+            Self::Refused { op, outcome: Outcome::Exists } => write!(f, "could not {op}: its place is taken"),
+            Self::Refused { op, outcome: Outcome::Absent } => write!(f, "could not {op}: it is not there"),
+            Self::Refused { op, outcome: Outcome::Done } => write!(f, "did {op}"),
+            Self::Aside { family, aside: Some(aside) } => write!(f, "{family}: standing aside: {aside}"),
+            Self::Aside { family, aside: None } => write!(f, "{family}: no longer standing aside"),
             Self::Asleep(span) => {
-                write!(
-                    f,
-                    "was not awake for {} ms: questions of that time do not count",
-                    span.as_millis()
-                )
+                write!(f, "was not awake for {} ms: questions of that time do not count", span.as_millis())
             }
             Self::Ready => f.write_str("ready"),
         }

@@ -26,10 +26,7 @@ impl Alarm {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = Timer(TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?);
-        Ok(Self {
-            timer: AsyncFd::with_interest(timer, Interest::READABLE)?,
-            at: Instant::NEVER,
-        })
+        Ok(Self { timer: AsyncFd::with_interest(timer, Interest::READABLE)?, at: Instant::NEVER })
     }
 
     /// Rings at `at`, and no more at any moment set before: at once if `at` is past, never at
@@ -47,10 +44,8 @@ impl Alarm {
         } else {
             // Zero would disarm it.
             let since_boot = Duration::from_nanos(at.as_nanos().max(1));
-            timer.set(
-                Expiration::OneShot(TimeSpec::from(since_boot)),
-                TimerSetTimeFlags::TFD_TIMER_ABSTIME,
-            )?;
+            timer
+                .set(Expiration::OneShot(TimeSpec::from(since_boot)), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
         }
         self.at = at;
         Ok(())
@@ -93,10 +88,7 @@ mod tests {
 
     /// Runs `test` on a runtime like the daemon's, with an alarm.
     fn with_alarm<F: Future>(test: impl FnOnce(Alarm) -> F) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         runtime.block_on(async { test(Alarm::new().unwrap()).await });
     }
 

@@ -46,10 +46,7 @@ impl Asked {
     /// `/dev/urandom` cannot be opened.
     pub(super) fn new() -> io::Result<Self> {
         let random = BufReader::with_capacity(512, File::open("/dev/urandom")?);
-        Ok(Self {
-            questions: BTreeMap::new(),
-            random,
-        })
+        Ok(Self { questions: BTreeMap::new(), random })
     }
 
     /// A number that nobody can know.
@@ -135,13 +132,7 @@ impl Asked {
         if self.questions.len() >= KEPT_MAX {
             self.questions.pop_first();
         }
-        let question = Question {
-            link: probe.link,
-            source: probe.source,
-            to,
-            proof,
-            at,
-        };
+        let question = Question { link: probe.link, source: probe.source, to, proof, at };
         self.questions.insert(probe.id, question);
     }
 }
@@ -161,12 +152,7 @@ mod tests {
     }
 
     fn probe(id: u64) -> Probe {
-        Probe {
-            id: ProbeId(id),
-            link: LINK,
-            source: address(7),
-            question: event::Question::Echo(address(1)),
-        }
+        Probe { id: ProbeId(id), link: LINK, source: address(7), question: event::Question::Echo(address(1)) }
     }
 
     fn second(n: u64) -> Instant {
@@ -178,37 +164,13 @@ mod tests {
         let mut asked = Asked::new().unwrap();
         let nonce = asked.echo(&probe(1), address(1), second(5)).unwrap();
         let id = ProbeId(1);
-        assert_eq!(
-            asked.echoed(LINK, id, nonce ^ 1, address(1)),
-            None,
-            "forged"
-        );
-        assert_eq!(
-            asked.echoed(LINK, id, nonce, address(2)),
-            None,
-            "another host"
-        );
-        assert_eq!(
-            asked.echoed(LinkIndex(4), id, nonce, address(1)),
-            None,
-            "another link"
-        );
-        assert_eq!(
-            asked.echoed(LINK, ProbeId(2), nonce, address(1)),
-            None,
-            "never asked"
-        );
-        assert_eq!(
-            asked.spoke(LINK, address(1), None, |at| at),
-            [],
-            "not by ARP"
-        );
+        assert_eq!(asked.echoed(LINK, id, nonce ^ 1, address(1)), None, "forged");
+        assert_eq!(asked.echoed(LINK, id, nonce, address(2)), None, "another host");
+        assert_eq!(asked.echoed(LinkIndex(4), id, nonce, address(1)), None, "another link");
+        assert_eq!(asked.echoed(LINK, ProbeId(2), nonce, address(1)), None, "never asked");
+        assert_eq!(asked.spoke(LINK, address(1), None, |at| at), [], "not by ARP");
         assert_eq!(asked.echoed(LINK, id, nonce, address(1)), Some(second(5)));
-        assert_eq!(
-            asked.echoed(LINK, id, nonce, address(1)),
-            None,
-            "a duplicate"
-        );
+        assert_eq!(asked.echoed(LINK, id, nonce, address(1)), None, "a duplicate");
     }
 
     #[test]

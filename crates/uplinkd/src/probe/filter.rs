@@ -182,16 +182,8 @@ mod tests {
         let (id, nonce) = (ProbeId(7), 9);
         for family in Family::ALL {
             let program = echo_reply(family, 0x8000_0001);
-            let ours = echo::Echo {
-                tag: 0x8000_0001,
-                id,
-                nonce,
-            };
-            let theirs = echo::Echo {
-                tag: 0x8000_0002,
-                id,
-                nonce,
-            };
+            let ours = echo::Echo { tag: 0x8000_0001, id, nonce };
+            let theirs = echo::Echo { tag: 0x8000_0002, id, nonce };
             assert!(passes(&program, &echo::tests::answered(family, ours)));
             assert!(!passes(&program, &echo::tests::answered(family, theirs)));
             assert!(!passes(&program, &[0x45; 21]));
@@ -200,11 +192,7 @@ mod tests {
 
     #[test]
     fn an_echo_reply_passes_behind_ip_options() {
-        let ours = echo::Echo {
-            tag: 1,
-            id: ProbeId(2),
-            nonce: 3,
-        };
+        let ours = echo::Echo { tag: 1, id: ProbeId(2), nonce: 3 };
         let mut packet = echo::tests::answered(Family::Ipv4, ours);
         packet[0] = 0x46;
         packet.splice(20..20, [1; 4]);
@@ -234,10 +222,7 @@ mod tests {
 
     fn prefix(text: &str) -> Prefix {
         let (address, length) = text.split_once('/').unwrap();
-        Prefix {
-            address: address.parse().unwrap(),
-            length: length.parse().unwrap(),
-        }
+        Prefix { address: address.parse().unwrap(), length: length.parse().unwrap() }
     }
 
     #[test]
@@ -279,17 +264,12 @@ mod tests {
     #[test]
     fn the_longest_programs_are_accepted_and_all_is_excepted_by_length_zero() {
         let v4: Vec<Prefix> = (0..40).map(|n| prefix(&format!("10.{n}.0.0/16"))).collect();
-        let v6: Vec<Prefix> = (0..40)
-            .map(|n| prefix(&format!("fd00::{n:x}/128")))
-            .collect();
+        let v6: Vec<Prefix> = (0..40).map(|n| prefix(&format!("fd00::{n:x}/128"))).collect();
         let (four, six) = ("10.15.0.1".parse().unwrap(), "fd00::f".parse().unwrap());
         assert!(!passes(&forwarded(Family::Ipv4, &v4), &from(four)));
         assert!(!passes(&forwarded(Family::Ipv6, &v6), &from(six)));
         assert!(passes(&forwarded(Family::Ipv6, &v4), &from(six)));
-        assert!(!passes(
-            &forwarded(Family::Ipv4, &[prefix("0.0.0.0/0")]),
-            &from(four)
-        ));
+        assert!(!passes(&forwarded(Family::Ipv4, &[prefix("0.0.0.0/0")]), &from(four)));
         assert!(!passes(&nothing(), &from(four)));
     }
 

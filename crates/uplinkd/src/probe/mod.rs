@@ -36,8 +36,6 @@ use neighbour::Solicitations;
 use tcp::{Connect, Progress};
 use watch::Watch;
 
-/// Most packets read from one socket at once; what is left is read the next time.
-const AT_ONCE_MAX: usize = 256;
 /// Most connections that are being made at one time.
 const CONNECTS_MAX: usize = 64;
 
@@ -78,7 +76,7 @@ pub(crate) enum AskError {
         from: IpAddr,
     },
     /// No socket.
-    #[error("cannot open a socket on interface {} for {what}: {source}; CAP_NET_RAW is needed", link.0)]
+    #[error("cannot open a socket on interface {} for {what}: {source}{}", link.0, remedy(source))]
     Open {
         /// What for.
         what: &'static str,
@@ -116,16 +114,12 @@ impl Prober {
     /// # Errors
     /// The process has no file descriptor left, or there are no random numbers.
     pub(crate) fn new() -> Result<Self, ProbeError> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
-            .map_err(|error| ProbeError::Set(error.into()))?;
-        let ready =
-            AsyncFd::with_interest(Ready(epoll), Interest::READABLE).map_err(ProbeError::Set)?;
+        let epoll =
+            Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|error| ProbeError::Set(error.into()))?;
+        let ready = AsyncFd::with_interest(Ready(epoll), Interest::READABLE).map_err(ProbeError::Set)?;
         let mut asked = Asked::new().map_err(ProbeError::Random)?;
         let random = asked.random().map_err(ProbeError::Random)?;
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "half of a random number is one"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "half of a random number is one")]
         let tag = random as u32;
         Ok(Self {
             ready,
@@ -175,8 +169,8 @@ impl Prober {
             Entry::Vacant(place) => Watch::open(link, family, except)
                 .and_then(|new| self.ready.get_ref().add(&new.socket, EpollFlags::EPOLLIN).map(|()| new))
                 .map(|new| {
- place.insert(new);
- }),
+                    place.insert(new);
+                }),
         };
         watch.map_err(unopened("watching", link))
     }
@@ -196,12 +190,7 @@ impl Prober {
         let solicitations = self.solicitations.remove(&link).map(|s| s.interface);
         let watches = self.watches.extract_if(.., |(at, _), _| *at == link);
         let watches = watches.map(|(_, watch)| watch.socket);
-        socket::close_aside(
-            arp.into_iter()
-                .chain(solicitations)
-                .chain(watches)
-                .collect(),
-        );
+        socket::close_aside(arp.into_iter().chain(solicitations).chain(watches).collect());
     }
 
     /// Returns when [`Prober::drain`] has something to read. Dropping the future loses nothing.
@@ -257,10 +246,7 @@ impl Prober {
             Entry::Occupied(echoes) => echoes.into_mut(),
             Entry::Vacant(place) => {
                 let echoes = Echoes::open(key.0, key.1, self.tag).and_then(|echoes| {
-                    self.ready
-                        .get_ref()
-                        .add(&echoes.socket, EpollFlags::EPOLLIN)
-                        .map(|()| echoes)
+                    self.ready.get_ref().add(&echoes.socket, EpollFlags::EPOLLIN).map(|()| echoes)
                 });
                 place.insert(echoes.map_err(unopened(what, probe.link))?)
             }
@@ -289,12 +275,8 @@ impl Prober {
         let arp = match self.arps.entry(probe.link) {
             Entry::Occupied(arp) => arp.into_mut(),
             Entry::Vacant(place) => {
-                let arp = Arp::open(probe.link).and_then(|arp| {
-                    self.ready
-                        .get_ref()
-                        .add(&arp.socket, EpollFlags::EPOLLIN)
-                        .map(|()| arp)
-                });
+                let arp = Arp::open(probe.link)
+                    .and_then(|arp| self.ready.get_ref().add(&arp.socket, EpollFlags::EPOLLIN).map(|()| arp));
                 place.insert(arp.map_err(unopened(what, probe.link))?)
             }
         };
@@ -304,8 +286,7 @@ impl Prober {
             let stale = self.arps.remove(&probe.link);
             socket::close_aside(stale.map(|arp| arp.socket).into_iter().collect());
         }
-        self.noted(probe, sent)
-            .map_err(unsent(what, probe, to.into()))
+        self.noted(probe, sent).map_err(unsent(what, probe, to.into()))
     }
 
     /// Asks for an IPv6 neighbour.
@@ -314,12 +295,8 @@ impl Prober {
         let solicitations = match self.solicitations.entry(probe.link) {
             Entry::Occupied(solicitations) => solicitations.into_mut(),
             Entry::Vacant(place) => {
-                let opened = Solicitations::open(probe.link).and_then(|new| {
-                    self.ready
-                        .get_ref()
-                        .add(&new.socket, EpollFlags::EPOLLIN)
-                        .map(|()| new)
-                });
+                let opened = Solicitations::open(probe.link)
+                    .and_then(|new| self.ready.get_ref().add(&new.socket, EpollFlags::EPOLLIN).map(|()| new));
                 place.insert(opened.map_err(unopened(what, probe.link))?)
             }
         };
@@ -329,8 +306,7 @@ impl Prober {
             let stale = self.solicitations.remove(&probe.link);
             socket::close_aside(stale.map(|s| s.interface).into_iter().collect());
         }
-        self.noted(probe, sent)
-            .map_err(unsent(what, probe, to.into()))
+        self.noted(probe, sent).map_err(unsent(what, probe, to.into()))
     }
 
     /// Begins a connection.
@@ -340,10 +316,7 @@ impl Prober {
         }
         let connect = Connect::open(probe, to, clock::now())
             .and_then(|connect| {
-                self.ready
-                    .get_ref()
-                    .add(&connect.socket, EpollFlags::EPOLLOUT)
-                    .map(|()| connect)
+                self.ready.get_ref().add(&connect.socket, EpollFlags::EPOLLOUT).map(|()| connect)
             })
             .map_err(unopened("a TCP connection", probe.link))?;
         self.connects.insert(probe.id, connect);
@@ -367,6 +340,14 @@ impl Prober {
     }
 }
 
+/// What to do where that is known.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; give the service CAP_NET_RAW",
+        _ => "",
+    }
+}
+
 /// Tells that no socket could be opened for `what`.
 fn unopened(what: &'static str, link: LinkIndex) -> impl FnOnce(io::Error) -> AskError {
     move |source| AskError::Open { what, link, source }
@@ -375,13 +356,7 @@ fn unopened(what: &'static str, link: LinkIndex) -> impl FnOnce(io::Error) -> As
 /// Tells that `what` could not be sent.
 fn unsent(what: &'static str, probe: &Probe, to: IpAddr) -> impl FnOnce(Errno) -> AskError {
     let (from, link) = (probe.source, probe.link);
-    move |source| AskError::Send {
-        what,
-        to,
-        from,
-        link,
-        source,
-    }
+    move |source| AskError::Send { what, to, from, link, source }
 }
 
 /// The set of all our sockets, as one descriptor. What is in it is found by trying: sockets are
@@ -396,9 +371,7 @@ impl Ready {
 
     /// Whether any of them has something to read.
     fn any(&self) -> io::Result<bool> {
-        let ready = self
-            .0
-            .wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO)?;
+        let ready = self.0.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO)?;
         Ok(ready > 0)
     }
 }

@@ -45,12 +45,7 @@ impl Connect {
         socket.bind(&on_link(SocketAddr::new(probe.source, 0), probe.link).into())?;
         match socket.connect(&on_link(to, probe.link).into()) {
             Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
-            Ok(()) | Err(_) => Ok(Self {
-                link: probe.link,
-                id: probe.id,
-                asked,
-                socket,
-            }),
+            Ok(()) | Err(_) => Ok(Self { link: probe.link, id: probe.id, asked, socket }),
         }
     }
 
@@ -61,18 +56,23 @@ impl Connect {
 
     /// Looks how far it is. There is no receive stamp for a connection: `now` is the answer's time.
     pub(super) fn look(&self, now: Instant) -> Progress {
-        let answered = Progress::Answered(Answer {
-            id: self.id,
-            at: now,
-            mac: None,
-        });
+        let answered = Progress::Answered(Answer { id: self.id, at: now, mac: None });
         match self.socket.take_error() {
-            Ok(Some(error)) if error.kind() == io::ErrorKind::ConnectionRefused => answered,
+            // Refused, or made and broken before we looked: a packet said so.
+            Ok(Some(error)) if is_word(&error) => answered,
             Ok(Some(_)) | Err(_) => Progress::Failed,
             Ok(None) if self.socket.peer_addr().is_ok() => answered,
             Ok(None) => Progress::Waiting,
         }
     }
+}
+
+/// Whether the one who was asked must have caused this error.
+fn is_word(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }
 
 /// The address, with the interface named where IPv6 needs it.

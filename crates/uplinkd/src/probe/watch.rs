@@ -11,7 +11,7 @@ use uplink_core::snapshot::{Family, LinkIndex, Prefix};
 use uplink_core::time::Instant;
 
 use super::wire::ip;
-use super::{AT_ONCE_MAX, filter, socket};
+use super::{filter, socket};
 use crate::clock;
 
 /// How long a watch that has reported is kept open, to be set again: opening and closing packet
@@ -24,7 +24,8 @@ pub(super) struct Watch {
     except: Vec<Prefix>,
     /// When it was set. What the kernel received is not older.
     set: Instant,
-    reported: bool,
+    /// When it reported; it then rests until it is set again.
+    resting: Option<Instant>,
     pub(super) socket: Socket,
 }
 
@@ -39,8 +40,8 @@ impl Watch {
         let mut watch = Self {
             family,
             except: Vec::new(),
-            set: Instant::BOOT,
-            reported: false,
+            set: clock::now(),
+            resting: None,
             socket: socket::packet(Type::DGRAM, link, protocol, &filter::nothing())?,
         };
         // One packet is enough to know, and the queue should hold few.
@@ -57,34 +58,34 @@ impl Watch {
             Family::Ipv6 => &NEVER_FORWARDED_V6[..],
         };
         self.except = [never_forwarded, except].concat();
-        self.set = clock::now();
-        self.reported = false;
         let program = filter::forwarded(self.family, &self.except);
-        self.socket.attach_filter(&program)
+        self.socket.attach_filter(&program)?;
+        if self.resting.take().is_some() {
+            self.set = clock::now();
+        }
+        Ok(())
     }
 
     /// Whether it has reported and was not set again.
     pub(super) fn is_over(&self, now: Instant) -> bool {
-        self.reported && now.since(self.set) > KEPT
+        self.resting.is_some_and(|since| now.since(since) > KEPT)
     }
 
     /// When the first forwarded packet came, if one has come since the watch was set.
     pub(super) fn drain(&mut self) -> Option<Instant> {
-        if self.reported {
+        let mut first = None;
+        socket::each(&self.socket, |packet| {
+            if first.is_none() && self.is_forwarded(packet.bytes) {
+                first = Some(clock::from_wall(packet.stamp, self.set));
+            }
+        });
+        if self.resting.is_some() {
             return None;
         }
-        let mut buffer = [0; size_of::<socket::Buffer>()];
-        for _ in 0..AT_ONCE_MAX {
-            match socket::receive(&self.socket, &mut buffer) {
-                Ok(Some(packet)) if self.is_forwarded(packet.bytes) => {
-                    self.rest();
-                    return Some(clock::from_wall(packet.stamp, self.set));
-                }
-                Ok(Some(_)) | Err(_) => {}
-                Ok(None) => return None,
-            }
+        if first.is_some() {
+            self.rest();
         }
-        None
+        first
     }
 
     /// Whether a router must have sent this packet: the kernel's filter knows the first prefixes
@@ -96,21 +97,16 @@ impl Watch {
 
     /// Receives nothing more until it is set again.
     fn rest(&mut self) {
-        self.reported = true;
-        // A filter that is not taken leaves the old one: then packets come, and are not looked at
-        // until the socket is closed.
+        self.resting = Some(clock::now());
+        // Should the filter not be taken, then packets come, are read, and told to nobody.
         let _best_effort = self.socket.attach_filter(&filter::nothing());
-        socket::flush(&self.socket);
+        socket::each(&self.socket, |_| {});
     }
 }
 
 /// Sources that a router does not forward (RFC 1122 section 3.2.1.3, RFC 3927 section 2.7).
-const NEVER_FORWARDED_V4: [Prefix; 4] = [
-    v4([0, 0, 0, 0], 8),
-    v4([127, 0, 0, 0], 8),
-    v4([169, 254, 0, 0], 16),
-    v4([224, 0, 0, 0], 3),
-];
+const NEVER_FORWARDED_V4: [Prefix; 4] =
+    [v4([0, 0, 0, 0], 8), v4([127, 0, 0, 0], 8), v4([169, 254, 0, 0], 16), v4([224, 0, 0, 0], 3)];
 
 /// Sources that a router does not forward (RFC 4291 section 2.5).
 const NEVER_FORWARDED_V6: [Prefix; 3] = [v6(0, 127), v6(0xfe80, 10), v6(0xff00, 8)];
@@ -118,16 +114,10 @@ const NEVER_FORWARDED_V6: [Prefix; 3] = [v6(0, 127), v6(0xfe80, 10), v6(0xff00, 
 /// An IPv4 prefix.
 const fn v4(octets: [u8; 4], length: u8) -> Prefix {
     let [a, b, c, d] = octets;
-    Prefix {
-        address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
-        length,
-    }
+    Prefix { address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)), length }
 }
 
 /// An IPv6 prefix, by its first 16 bits.
 const fn v6(first: u16, length: u8) -> Prefix {
-    Prefix {
-        address: IpAddr::V6(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0)),
-        length,
-    }
+    Prefix { address: IpAddr::V6(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0)), length }
 }

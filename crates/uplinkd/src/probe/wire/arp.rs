@@ -55,11 +55,7 @@ pub(in crate::probe) fn reply(mut frame: &[u8]) -> Option<Reply> {
     let sender = Ipv4Addr::from(take::<4>(rest)?);
     let _our_mac: [u8; 6] = take(rest)?;
     let target = Ipv4Addr::from(take::<4>(rest)?);
-    Some(Reply {
-        mac,
-        sender,
-        target,
-    })
+    Some(Reply { mac, sender, target })
 }
 
 #[cfg(test)]
@@ -91,18 +87,10 @@ pub(in crate::probe) mod tests {
 
     #[test]
     fn a_reply_names_who_answers() {
-        let expected = Reply {
-            mac: MAC,
-            sender: GATEWAY,
-            target: US,
-        };
+        let expected = Reply { mac: MAC, sender: GATEWAY, target: US };
         assert_eq!(reply(&answered()), Some(expected));
         let padded = [&answered()[..], &[0; 18]].concat();
-        assert_eq!(
-            reply(&padded),
-            Some(expected),
-            "padded to Ethernet's least length"
-        );
+        assert_eq!(reply(&padded), Some(expected), "padded to Ethernet's least length");
         assert_eq!(reply(&answered()[..41]), None, "cut short");
     }
 

@@ -87,11 +87,8 @@ impl Echo {
 pub(in crate::probe) mod tests {
     use super::*;
 
-    const ECHO: Echo = Echo {
-        tag: 0xfeed_0123,
-        id: ProbeId(0x0102_0304_0506_0708),
-        nonce: 0xdead_beef_cafe_0042,
-    };
+    const ECHO: Echo =
+        Echo { tag: 0xfeed_0123, id: ProbeId(0x0102_0304_0506_0708), nonce: 0xdead_beef_cafe_0042 };
 
     /// What a host answers to `echo`, as a raw socket gives it.
     pub(in crate::probe) fn answered(family: Family, echo: Echo) -> Vec<u8> {
@@ -118,11 +115,7 @@ pub(in crate::probe) mod tests {
         for family in Family::ALL {
             let bytes = answered(family, ECHO);
             assert_eq!(Echo::reply(family, &bytes), Some(ECHO));
-            assert_eq!(
-                Echo::reply(family, &bytes[..bytes.len() - 1]),
-                None,
-                "cut short"
-            );
+            assert_eq!(Echo::reply(family, &bytes[..bytes.len() - 1]), None, "cut short");
         }
     }
 
@@ -133,11 +126,7 @@ pub(in crate::probe) mod tests {
             for (offset, value) in [(0, request_type(family)), (0, 3), (1, 1)] {
                 let mut bytes = answered(family, ECHO);
                 bytes[header + offset] = value;
-                assert_eq!(
-                    Echo::reply(family, &bytes),
-                    None,
-                    "byte {offset} is {value}"
-                );
+                assert_eq!(Echo::reply(family, &bytes), None, "byte {offset} is {value}");
             }
         }
     }

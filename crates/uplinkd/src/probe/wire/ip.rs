@@ -33,9 +33,7 @@ pub(in crate::probe) fn source(family: Family, packet: &[u8]) -> Option<IpAddr> 
 /// The Internet checksum (RFC 1071).
 pub(in crate::probe) fn checksum(bytes: &[u8]) -> u16 {
     let (pairs, odd) = bytes.as_chunks::<2>();
-    let pairs = pairs
-        .iter()
-        .map(|pair| u32::from(u16::from_be_bytes(*pair)));
+    let pairs = pairs.iter().map(|pair| u32::from(u16::from_be_bytes(*pair)));
     let odd = odd.iter().map(|last| u32::from(*last) << 8);
     let sum = pairs.chain(odd).fold(0_u32, |sum, word| {
         let sum = sum + word;
@@ -53,10 +51,7 @@ mod tests {
     #[test]
     fn the_checksum_of_a_message_with_its_checksum_is_zero() {
         // The example of RFC 1071 section 3: the sum of these words is ddf2.
-        assert_eq!(
-            checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]),
-            !0xddf2
-        );
+        assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), !0xddf2);
         assert_eq!(checksum(&[0x12]), !0x1200);
         assert_eq!(checksum(&[]), 0xffff);
         let mut message = vec![8, 0, 0, 0, 1, 2, 3, 4, 5];
@@ -83,19 +78,13 @@ mod tests {
         let mut v4 = [0; 20];
         v4[0] = 0x45;
         v4[12..16].copy_from_slice(&[203, 0, 113, 9]);
-        assert_eq!(
-            source(Family::Ipv4, &v4),
-            Some("203.0.113.9".parse().unwrap())
-        );
+        assert_eq!(source(Family::Ipv4, &v4), Some("203.0.113.9".parse().unwrap()));
         assert_eq!(source(Family::Ipv6, &v4), None);
         assert_eq!(source(Family::Ipv4, &v4[..15]), None);
         let mut v6 = [0; 40];
         v6[0] = 0x60;
         v6[8..24].copy_from_slice(&"2001:db8::9".parse::<Ipv6Addr>().unwrap().octets());
-        assert_eq!(
-            source(Family::Ipv6, &v6),
-            Some("2001:db8::9".parse().unwrap())
-        );
+        assert_eq!(source(Family::Ipv6, &v6), Some("2001:db8::9".parse().unwrap()));
         assert_eq!(source(Family::Ipv4, &v6), None);
         assert_eq!(source(Family::Ipv6, &v6[..23]), None);
     }

@@ -98,34 +98,18 @@ pub(in crate::probe) mod tests {
 
     #[test]
     fn a_solicitation_is_well_formed() {
-        let expected = [
-            &[135, 0, 0, 0, 0, 0, 0, 0][..],
-            &gateway().octets(),
-            &[1, 1, 2, 0, 0, 0, 0, 1],
-        ];
+        let expected = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &gateway().octets(), &[1, 1, 2, 0, 0, 0, 0, 1]];
         assert_eq!(solicitation(MAC, gateway())[..], expected.concat());
-        assert_eq!(
-            solicited_node(gateway()),
-            "ff02::1:ff12:3456".parse::<Ipv6Addr>().unwrap()
-        );
+        assert_eq!(solicited_node(gateway()), "ff02::1:ff12:3456".parse::<Ipv6Addr>().unwrap());
     }
 
     #[test]
     fn an_advertisement_names_who_answers() {
-        let answer = |mac| {
-            Some(Advertisement {
-                target: gateway(),
-                mac,
-            })
-        };
+        let answer = |mac| Some(Advertisement { target: gateway(), mac });
         assert_eq!(advertisement(&answered()), answer(Some(MAC)));
         assert_eq!(advertisement(&answered()[..24]), answer(None), "no option");
         let more = [&answered()[..], &[14, 1, 0, 0, 0, 0, 0, 0]].concat();
-        assert_eq!(
-            advertisement(&more),
-            answer(Some(MAC)),
-            "an unknown option is skipped"
-        );
+        assert_eq!(advertisement(&more), answer(Some(MAC)), "an unknown option is skipped");
     }
 
     #[test]
@@ -135,16 +119,8 @@ pub(in crate::probe) mod tests {
             message[offset] = value;
             assert_eq!(advertisement(&message), None, "byte {offset} is {value}");
         }
-        assert_eq!(
-            advertisement(&answered()[..25]),
-            None,
-            "cut within an option"
-        );
-        assert_eq!(
-            advertisement(&answered()[..23]),
-            None,
-            "cut within the target"
-        );
+        assert_eq!(advertisement(&answered()[..25]), None, "cut within an option");
+        assert_eq!(advertisement(&answered()[..23]), None, "cut within the target");
     }
 
     proptest::proptest! {
