@@ -1,2 +1,81 @@
-//! To be.
-fn main() {}
+//! The project's commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask install-deps`.
+//!
+//! Each is a list of steps; a step is named when it begins, timed, and the first that fails ends it.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    reason = "a command for people at a terminal: it prints, and it times its steps"
+)]
+
+mod deps;
+mod run;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::run::{Failure, cargo, step};
+
+/// The project's commands.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+enum Task {
+    /// Show the daemon at work: a worker with two uplinks, faults, and what was lost; about a minute
+    Demo {
+        /// Passed on to the demo
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<OsString>,
+    },
+    /// Install or name what is missing, then run every check and every test
+    Test,
+    /// Install or name the programs that tests and demo need
+    InstallDeps,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Task::Demo { options } => demo(options),
+        Task::Test => test(),
+        Task::InstallDeps => step("programs that tests need", deps::programs),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("\nxtask: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Builds the real daemon and the demo with optimisation, and runs the demo.
+fn demo(options: Vec<OsString>) -> Result<(), Failure> {
+    step("programs that the demo needs", deps::programs)?;
+    step("build", || {
+        cargo(["build", "--release", "-p", "uplinkd", "-p", "uplinkctl", "-p", "uplink-lab"]).run()
+    })?;
+    cargo(["run", "--quiet", "--release", "-p", "uplink-lab", "--bin", "demo", "--"]).args(options).run()
+}
+
+/// Every check and every test; what is quick to fail comes first.
+fn test() -> Result<(), Failure> {
+    step("programs that tests need", deps::programs)?;
+    step("format", || cargo(["fmt", "--all", "--check"]).run())?;
+    step("the core does no I/O", deps::core_is_pure)?;
+    step("build", || cargo(["build", "--workspace", "--all-targets"]).run())?;
+    step("lints", || cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).run())?;
+    step("documentation", || {
+        cargo(["doc", "--workspace", "--no-deps", "--document-private-items"])
+            .env("RUSTDOCFLAGS", "-D warnings")
+            .run()
+    })?;
+    step("licences, sources and duplicates of dependencies", deps::deny)?;
+    step("tests", || cargo(["test", "--workspace"]).run())
+}

@@ -18,7 +18,7 @@ pub enum Input {
     Snapshot(Box<Snapshot>),
     /// A probe was answered, in time or late.
     Answer(Answer),
-    /// A probe could not be sent: it asked nothing, and proves nothing.
+    /// A probe could not be sent. It will have no answer, but nor was it lost on the way.
     Unsent(ProbeId),
     /// A watched interface received a packet that some router forwarded to us.
     Forwarded {

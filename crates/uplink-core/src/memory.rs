@@ -1,11 +1,8 @@
-//! What survives a restart: within one boot the elections and the damping, across boots the
-//! gateways that worked.
-
-use std::net::IpAddr;
+//! What survives a restart within one boot: the elections and the damping.
 
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::{Family, Mac, Prefix};
+use crate::snapshot::Family;
 use crate::time::Instant;
 
 /// What one process leaves for the next.
@@ -30,21 +27,8 @@ pub struct Remembered {
     pub uplink: String,
     /// The family.
     pub family: Family,
-    /// The last gateway that worked here, while its Ethernet address is known.
-    pub gateway: Option<RememberedGateway>,
     /// The moments of the falls that made us leave, oldest first.
     pub falls: Vec<Instant>,
     /// The path fell and has not proved itself since.
     pub returning: bool,
-}
-
-/// A gateway that worked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RememberedGateway {
-    /// Its address.
-    pub address: IpAddr,
-    /// Its Ethernet address at that time.
-    pub mac: Mac,
-    /// The interface's prefix that it was in.
-    pub prefix: Prefix,
 }

@@ -12,6 +12,9 @@ use crate::snapshot::{
 /// The table for the pin in placement `table`.
 pub const TABLE_PIN: u32 = 117;
 
+/// The tables that a pin can stand in.
+pub const TABLE_MAIN_OR_PIN: [u32; 2] = [TABLE_MAIN, TABLE_PIN];
+
 /// The preference of the two rules of placement `table`: directly before the rule for `main`
 /// (32766), after every foreign rule that came first.
 pub const PRIORITY_PIN: u32 = 32765;
@@ -37,6 +40,17 @@ pub enum Op {
     AddRule(OwnRule),
     /// Delete this rule, naming everything it has.
     DeleteRule(OwnRule),
+}
+
+impl Op {
+    /// The family whose tables it changes.
+    #[must_use]
+    pub const fn family(&self) -> Family {
+        match self {
+            Self::AddRoute(route) | Self::DeleteRoute(route) => route.family(),
+            Self::AddRule(rule) | Self::DeleteRule(rule) => rule.family(),
+        }
+    }
 }
 
 /// A route of ours: always unicast, always with our protocol number, always one hop.

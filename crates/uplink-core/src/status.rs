@@ -101,6 +101,17 @@ pub enum Kind {
     Neighbour,
 }
 
+impl Kind {
+    /// The kind that is asked when this one gets no answer.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Icmp => Self::Neighbour,
+            Self::Neighbour => Self::Icmp,
+        }
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -168,7 +179,9 @@ pub enum GatewaySource {
     Configuration,
     /// The next hop of a foreign default route.
     Route,
-    /// The next hop of another route from DHCP or a router advertisement.
+    /// The next hop of a default route from a router advertisement; the router itself withdraws it.
+    Advertisement,
+    /// The next hop of another route from DHCP.
     Dhcp,
     /// It worked here before, and its Ethernet address and the prefix are still the same.
     Memory,
@@ -179,7 +192,8 @@ impl fmt::Display for GatewaySource {
         f.write_str(match self {
             Self::Configuration => "configuration",
             Self::Route => "default route",
-            Self::Dhcp => "dhcp or ra route",
+            Self::Advertisement => "router advertisement",
+            Self::Dhcp => "dhcp route",
             Self::Memory => "memory",
         })
     }

@@ -1,1 +1,38 @@
-//! To be.
+//! A laboratory for default routes: hosts, cables, gateways, an internet behind them, and faults, in
+//! namespaces of this process. Used by the demo, the tests and the benchmark.
+//!
+//! Call [`enter`] first in `main`; then build a [`Site`], break it, and measure.
+
+mod cable;
+mod changes;
+mod clock;
+mod daemon;
+mod enter;
+mod error;
+mod fault;
+mod flow;
+mod host;
+mod kernel;
+mod lookups;
+mod pci;
+mod ping;
+mod record;
+mod site;
+mod stream;
+mod sys;
+
+pub use cable::{Cable, End, Traffic};
+pub use changes::{Change, Changes, Rule};
+pub use clock::{Lag, Lateness, Load, now, pass, sleep_until};
+pub use daemon::{Cost, Daemon, DaemonBuilder};
+pub use enter::enter;
+pub use error::{Error, Result};
+pub use fault::Fault;
+pub use flow::{Flow, FlowReport};
+pub use host::{Child, Host, tool};
+pub use kernel::Route;
+pub use lookups::{LookupReport, Lookups, Way};
+pub use pci::PciFunction;
+pub use record::Stamped;
+pub use site::{INTERNET4, INTERNET6, Site, SiteBuilder, Uplink};
+pub use stream::{Gap, STREAM_INTERVAL, Stream, StreamReport};

@@ -1,2 +1,78 @@
-//! To be.
-fn main() {}
+//! Asks uplinkd what it does and why.
+
+mod client;
+mod show;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use thiserror::Error;
+use uplink_core::wire::GetStatus;
+
+use crate::client::ClientError;
+
+/// Asks uplinkd what it does and why.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    /// What to ask.
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What to ask.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the uplinks, which is elected in each family and why, and what changed last
+    Status {
+        /// Print what the daemon sends, as JSON
+        #[arg(long)]
+        json: bool,
+        /// The daemon's socket
+        #[arg(long, value_name = "PATH", default_value = "/run/uplinkd/io.uplinkd")]
+        socket: PathBuf,
+    },
+}
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+enum Failure {
+    /// The daemon did not give one.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// It could not be printed.
+    #[error("failed to print: {0}")]
+    Print(#[from] io::Error),
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read us has seen enough (`uplinkctl status | head -1`).
+        Err(Failure::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            // If standard error is closed, the exit code still tells.
+            let _ = writeln!(io::stderr(), "uplinkctl: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Asks, and prints the answer.
+fn run(cli: &Cli) -> Result<(), Failure> {
+    match &cli.command {
+        Command::Status { json, socket } => {
+            let reply = client::call(socket, "io.uplinkd.GetStatus")?;
+            let text = if *json {
+                format!("{:#}\n", reply.get("status").unwrap_or(&reply))
+            } else {
+                let GetStatus { status } = client::decode(reply)?;
+                show::status(&status)
+            };
+            io::stdout().write_all(text.as_bytes())?;
+        }
+    }
+    Ok(())
+}

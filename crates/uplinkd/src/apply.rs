@@ -1,1 +1,290 @@
 //! Carries out operations on the kernel's tables and reports what it said.
+//!
+//! An [`Op`] can describe own routes and rules only, and every request below carries our protocol
+//! number: there is no way to write anything else.
+
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{
+    RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteScope, RouteType, RouteVia,
+};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use nix::libc;
+use tracing::debug;
+use uplink_core::event::Outcome;
+use uplink_core::own::{Op, OwnRoute, OwnRule, RuleForm};
+use uplink_core::snapshot::{Attributes, Family, Prefix, protocol};
+
+use crate::netlink::{RequestError, Requests, address_family};
+
+/// Only if it is not there yet. Never `NLM_F_REPLACE`: that destroys whatever stands at the metric.
+const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
+
+/// The number of the metric that is a text (`RTAX_CC_ALGO`, `linux/rtnetlink.h`).
+const RTAX_CC_ALGO: u16 = 16;
+
+/// Could not make ready to change routes.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to open a netlink socket; Linux 4.20 or newer is needed")]
+pub(crate) struct ApplyError(#[from] io::Error);
+
+/// Writes own routes and rules.
+pub(crate) struct Applier {
+    requests: Requests,
+}
+
+impl Applier {
+    /// Opens a socket in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub(crate) fn open() -> Result<Self, ApplyError> {
+        Ok(Self { requests: Requests::open()? })
+    }
+
+    /// Carries these out in order and stops at the first failure, which then is the last outcome.
+    /// That a route to be deleted is not there is no failure. Blocks for some microseconds each.
+    pub(crate) fn carry_out(&mut self, ops: &[Op]) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(ops.len());
+        for op in ops {
+            let result = self.carry_out_one(op);
+            if let Err(error) = &result {
+                debug!(%op, %error, "not carried out");
+            }
+            let outcome = outcome(op, result);
+            let failed = !matches!(outcome, Outcome::Done | Outcome::Absent);
+            outcomes.push(outcome);
+            if failed {
+                break;
+            }
+        }
+        outcomes
+    }
+
+    fn carry_out_one(&mut self, op: &Op) -> Result<(), RequestError> {
+        let (request, flags) = match op {
+            Op::AddRoute(route) => (RouteNetlinkMessage::NewRoute(new_route(route)), ADD),
+            Op::DeleteRoute(route) => (RouteNetlinkMessage::DelRoute(old_route(route)), 0),
+            Op::AddRule(rule) => (RouteNetlinkMessage::NewRule(rule_message(rule)), ADD),
+            Op::DeleteRule(rule) => (RouteNetlinkMessage::DelRule(rule_message(rule)), 0),
+        };
+        self.requests.carry_out(request, flags)
+    }
+}
+
+/// What the kernel's answer means for this operation.
+fn outcome(op: &Op, result: Result<(), RequestError>) -> Outcome {
+    let Err(error) = result else {
+        return Outcome::Done;
+    };
+    match (op, error) {
+        (Op::AddRoute(_) | Op::AddRule(_), RequestError::Refused { errno: libc::EEXIST, .. }) => {
+            Outcome::Exists
+        }
+        (
+            Op::DeleteRoute(_) | Op::DeleteRule(_),
+            RequestError::Refused { errno: libc::ESRCH | libc::ENOENT | libc::ENODEV, .. },
+        ) => Outcome::Absent,
+        (_, error) => Outcome::Refused(error.errno()),
+    }
+}
+
+/// A route to be added.
+fn new_route(route: &OwnRoute) -> RouteMessage {
+    let mut message = named_route(route);
+    let Attributes { source, onlink, metrics: _, congestion_control: _ } = route.attributes();
+    message.header.scope = match (route.family(), route.hop().gateway) {
+        (Family::Ipv4, None) => RouteScope::Link,
+        (Family::Ipv4, Some(_)) | (Family::Ipv6, _) => RouteScope::Universe,
+    };
+    if *onlink {
+        message.header.flags = RouteFlags::Onlink;
+    }
+    let source = source.map(|source| RouteAttribute::PrefSource(source.into()));
+    message.attributes.extend(source);
+    let metrics = metrics(route.attributes());
+    if !metrics.is_empty() {
+        message.attributes.push(RouteAttribute::Metrics(metrics));
+    }
+    message
+}
+
+/// A route to be deleted: the one that has all that is named, whatever its scope.
+fn old_route(route: &OwnRoute) -> RouteMessage {
+    let mut message = named_route(route);
+    message.header.scope = RouteScope::NoWhere;
+    message
+}
+
+/// What tells an own route from all others: protocol, table, metric, gateway and interface.
+fn named_route(route: &OwnRoute) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = address_family(route.family());
+    message.header.protocol = protocol::UPLINKD.into();
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![
+        RouteAttribute::Table(route.table()),
+        RouteAttribute::Priority(route.metric()),
+        RouteAttribute::Oif(route.hop().link.0),
+    ];
+    let gateway = route.hop().gateway.map(|gateway| match gateway {
+        IpAddr::V6(gateway) if route.family() == Family::Ipv4 => {
+            RouteAttribute::Via(RouteVia::Inet6(gateway))
+        }
+        gateway => RouteAttribute::Gateway(gateway.into()),
+    });
+    message.attributes.extend(gateway);
+    message
+}
+
+/// The metrics block, number by number as it was read.
+fn metrics(attributes: &Attributes) -> Vec<RouteMetric> {
+    let metric = |kind, value| RouteMetric::Other(DefaultNla::new(kind, value));
+    let numbers = attributes.metrics.iter();
+    let text = attributes.congestion_control.iter();
+    numbers
+        .map(|(kind, value)| metric(*kind, value.to_ne_bytes().to_vec()))
+        .chain(text.map(|name| metric(RTAX_CC_ALGO, [name.as_bytes(), &[0]].concat())))
+        .collect()
+}
+
+/// A rule to be added or deleted, with everything that it has.
+fn rule_message(rule: &OwnRule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = address_family(rule.family());
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![
+        RuleAttribute::Priority(rule.priority()),
+        RuleAttribute::Table(rule.table()),
+        RuleAttribute::Protocol(protocol::UPLINKD.into()),
+    ];
+    match rule.form() {
+        RuleForm::MainWithoutDefault => {
+            message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
+        }
+        RuleForm::Pin => {}
+        RuleForm::Probe { from, to, link: _ } => {
+            let Prefix { address, length } = from;
+            message.header.src_len = length;
+            message.attributes.push(RuleAttribute::Source(address));
+            let Prefix { address, length } = to;
+            message.header.dst_len = length;
+            message.attributes.push(RuleAttribute::Destination(address));
+        }
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use uplink_core::own::TABLE_PIN;
+    use uplink_core::snapshot::{Hop, LinkIndex, TABLE_MAIN};
+
+    use super::*;
+
+    fn route(family: Family, gateway: Option<&str>, attributes: Attributes) -> OwnRoute {
+        let gateway = gateway.map(|gateway| gateway.parse().unwrap());
+        let link = LinkIndex(3);
+        OwnRoute::new(family, TABLE_MAIN, 98, Hop { link, gateway }, attributes)
+    }
+
+    fn refused(errno: i32) -> Result<(), RequestError> {
+        Err(RequestError::Refused { errno, text: String::new() })
+    }
+
+    #[test]
+    fn every_route_request_names_what_is_ours() {
+        let route = route(Family::Ipv4, Some("10.0.0.1"), Attributes::default());
+        for message in [new_route(&route), old_route(&route)] {
+            assert_eq!(message.header.protocol, 117.into());
+            assert_eq!(message.header.destination_prefix_length, 0);
+            let named = [
+                RouteAttribute::Table(254),
+                RouteAttribute::Priority(98),
+                RouteAttribute::Oif(3),
+                RouteAttribute::Gateway("10.0.0.1".parse::<IpAddr>().unwrap().into()),
+            ];
+            assert_eq!(message.attributes, named);
+        }
+    }
+
+    #[test]
+    fn the_scope_of_a_new_route_is_the_link_where_ipv4_has_no_gateway() {
+        for (family, gateway, scope) in [
+            (Family::Ipv4, None, RouteScope::Link),
+            (Family::Ipv4, Some("10.0.0.1"), RouteScope::Universe),
+            (Family::Ipv4, Some("fe80::1"), RouteScope::Universe),
+            (Family::Ipv6, None, RouteScope::Universe),
+        ] {
+            let route = route(family, gateway, Attributes::default());
+            assert_eq!(new_route(&route).header.scope, scope);
+            assert_eq!(old_route(&route).header.scope, RouteScope::NoWhere);
+        }
+    }
+
+    #[test]
+    fn an_ipv6_gateway_of_an_ipv4_route_goes_by_via() {
+        let route = route(Family::Ipv4, Some("fe80::1"), Attributes::default());
+        let via = RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap()));
+        assert_eq!(new_route(&route).attributes.last(), Some(&via));
+    }
+
+    #[test]
+    fn what_a_pin_copies_is_written_as_it_was_read() {
+        let attributes = Attributes {
+            source: Some("10.0.0.2".parse().unwrap()),
+            onlink: true,
+            metrics: BTreeMap::from([(1, 4), (2, 1400)]),
+            congestion_control: Some("reno".into()),
+        };
+        let message = new_route(&route(Family::Ipv4, Some("10.0.0.1"), attributes));
+        assert_eq!(message.header.flags, RouteFlags::Onlink);
+        let metric = |kind, value: &[u8]| RouteMetric::Other(DefaultNla::new(kind, value.to_vec()));
+        let copied = [
+            RouteAttribute::PrefSource("10.0.0.2".parse::<IpAddr>().unwrap().into()),
+            RouteAttribute::Metrics(vec![
+                metric(1, &4_u32.to_ne_bytes()),
+                metric(2, &1400_u32.to_ne_bytes()),
+                metric(16, b"reno\0"),
+            ]),
+        ];
+        assert_eq!(message.attributes[4..], copied);
+    }
+
+    #[test]
+    fn a_rule_names_its_preference_table_and_protocol() {
+        for (form, table, suppressed) in
+            [(RuleForm::MainWithoutDefault, TABLE_MAIN, true), (RuleForm::Pin, TABLE_PIN, false)]
+        {
+            let message = rule_message(&OwnRule::new(Family::Ipv6, form));
+            let has = |attribute| message.attributes.contains(&attribute);
+            assert!(has(RuleAttribute::Priority(32765)));
+            assert!(has(RuleAttribute::Table(table)));
+            assert!(has(RuleAttribute::Protocol(117.into())));
+            assert_eq!(has(RuleAttribute::SuppressPrefixLen(0)), suppressed);
+        }
+    }
+
+    #[test]
+    fn outcomes_say_what_matters_to_the_operation() {
+        let route = route(Family::Ipv4, Some("10.0.0.1"), Attributes::default());
+        let (add, delete) = (Op::AddRoute(route.clone()), Op::DeleteRoute(route));
+        for (op, errno, expected) in [
+            (&add, libc::EEXIST, Outcome::Exists),
+            (&add, libc::ENETUNREACH, Outcome::Refused(libc::ENETUNREACH)),
+            (&add, libc::ENODEV, Outcome::Refused(libc::ENODEV)),
+            (&delete, libc::ESRCH, Outcome::Absent),
+            (&delete, libc::ENOENT, Outcome::Absent),
+            (&delete, libc::ENODEV, Outcome::Absent),
+            (&delete, libc::EPERM, Outcome::Refused(libc::EPERM)),
+        ] {
+            assert_eq!(outcome(op, refused(errno)), expected);
+        }
+        assert_eq!(outcome(&add, Ok(())), Outcome::Done);
+    }
+}

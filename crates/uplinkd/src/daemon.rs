@@ -1,1 +1,349 @@
 //! The loop: feed the core, carry out what it says.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use uplink_core::event::{Input, Output};
+use uplink_core::policy::Policy;
+use uplink_core::snapshot::LinkIndex;
+use uplink_core::status::Status;
+use uplink_core::time::Instant;
+use uplink_core::{Core, Start};
+
+use crate::alarm::Alarm;
+use crate::apply::{Applier, ApplyError};
+use crate::clock;
+use crate::config;
+use crate::memory::{self, Store};
+use crate::observe::{Drained, ObserveError, Observer};
+use crate::probe::{ProbeError, Prober};
+use crate::report::{journal, systemd, text};
+
+/// A look at the kernel that failed is tried again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// What ends the daemon before it was asked to end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DaemonError {
+    /// The kernel cannot be observed.
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    /// No routes can be written.
+    #[error("failed to open a netlink socket to write routes: {0}")]
+    Apply(#[from] ApplyError),
+    /// No probes can be sent.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// The runtime or the kernel refuses what every process has: a timer, signals.
+    #[error("failed to set up the loop's timer and signals: {0}")]
+    System(#[from] io::Error),
+}
+
+/// The rooms, and what passes between them.
+pub(crate) struct Daemon {
+    core: Core,
+    observer: Observer,
+    applier: Applier,
+    prober: Prober,
+    alarm: Alarm,
+    signals: Signals,
+    store: Store,
+    status: watch::Sender<Arc<Status>>,
+    told: String,
+    asked: BTreeSet<LinkIndex>,
+    look_at: Instant,
+    watchdog: Option<Watchdog>,
+    config: Option<PathBuf>,
+    dry_run: bool,
+}
+
+/// Why the loop woke up.
+enum Wake {
+    /// The kernel, a reply or the deadline: all three are looked at, always.
+    Work,
+    /// Read the configuration again.
+    Reload,
+    /// End without a trace.
+    Stop,
+    /// End, and leave everything for the next process.
+    Leave,
+}
+
+impl Daemon {
+    /// Opens all rooms and takes the first look. To be called within the runtime.
+    ///
+    /// # Errors
+    /// See [`DaemonError`].
+    pub(crate) fn open(policy: Policy, config: Option<PathBuf>, dry_run: bool) -> Result<Self, DaemonError> {
+        systemd::starting(policy.boot_wait);
+        let store = Store::new();
+        let start = Start {
+            policy,
+            memory: store.read(),
+            boot_id: memory::boot_id(),
+            machine: memory::machine_number(),
+            now: clock::now(),
+        };
+        let core = Core::new(start);
+        Ok(Self {
+            status: watch::Sender::new(Arc::new(core.status(clock::now()))),
+            core,
+            observer: Observer::open()?,
+            applier: Applier::open()?,
+            prober: Prober::new()?,
+            alarm: Alarm::new()?,
+            signals: Signals::new()?,
+            store,
+            told: String::new(),
+            asked: BTreeSet::new(),
+            look_at: Instant::NEVER,
+            watchdog: systemd::watchdog().map(Watchdog::new),
+            config,
+            dry_run,
+        })
+    }
+
+    /// The status as it is published.
+    pub(crate) fn status(&self) -> watch::Receiver<Arc<Status>> {
+        self.status.subscribe()
+    }
+
+    /// Runs until it is asked to end.
+    ///
+    /// # Errors
+    /// The kernel cannot be observed any more.
+    pub(crate) async fn run(mut self) -> Result<(), DaemonError> {
+        let first = Input::Snapshot(Box::new(self.observer.snapshot().clone()));
+        self.core.handle(first, clock::now());
+        loop {
+            self.carry_out();
+            self.publish();
+            self.alarm.set(self.deadline())?;
+            match self.wait().await? {
+                Wake::Work => {}
+                Wake::Reload => self.reload(),
+                Wake::Stop => {
+                    systemd::stopping();
+                    self.core.handle(Input::Stop, clock::now());
+                    self.carry_out();
+                    return Ok(());
+                }
+                Wake::Leave => {
+                    systemd::stopping();
+                    self.store.write(&self.core.memory());
+                    return Ok(());
+                }
+            }
+            self.work()?;
+        }
+    }
+
+    async fn wait(&mut self) -> io::Result<Wake> {
+        tokio::select! {
+            work = self.observer.readable() => work.map(|()| Wake::Work),
+            work = self.prober.readable() => work.map(|()| Wake::Work),
+            work = self.alarm.rung() => work.map(|()| Wake::Work),
+            _ = self.signals.stop.recv() => Ok(Wake::Stop),
+            _ = self.signals.interrupt.recv() => Ok(Wake::Stop),
+            _ = self.signals.leave.recv() => Ok(Wake::Leave),
+            _ = self.signals.reload.recv() => Ok(Wake::Reload),
+        }
+    }
+
+    /// Everything that waits, then one decision: nobody is judged while his answer waits.
+    fn work(&mut self) -> Result<(), DaemonError> {
+        let Drained { changed, look } = self.observer.drain()?;
+        let mut inputs = self.prober.drain();
+        if changed {
+            inputs.push(self.seen());
+        }
+        if inputs.is_empty() {
+            inputs.push(Input::Deadline);
+        }
+        let now = clock::now();
+        self.core.handle_all(inputs, now);
+        if let Some(watchdog) = &mut self.watchdog {
+            watchdog.feed(now);
+        }
+        if look || now >= self.look_at {
+            // Decide first on what is known: the look takes long where there are many routes.
+            self.carry_out();
+            self.look();
+        }
+        Ok(())
+    }
+
+    /// Reads the kernel's tables anew, because something may have vanished without a message.
+    fn look(&mut self) {
+        self.look_at = Instant::NEVER;
+        match self.observer.look() {
+            Ok(true) => {
+                let seen = self.seen();
+                self.core.handle(seen, clock::now());
+            }
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!("{}; trying again", chain(&error));
+                self.look_at = clock::now() + LOOK_AGAIN;
+            }
+        }
+    }
+
+    fn seen(&mut self) -> Input {
+        let snapshot = self.observer.snapshot();
+        for link in self.asked.extract_if(.., |link| !snapshot.links.contains_key(link)) {
+            self.prober.forget(link);
+        }
+        Input::Snapshot(Box::new(snapshot.clone()))
+    }
+
+    /// Does all that the core wants done: routes first, then questions, then telling.
+    fn carry_out(&mut self) {
+        let mut remember = false;
+        loop {
+            let outputs: Vec<Output> = std::iter::from_fn(|| self.core.poll_output()).collect();
+            if outputs.is_empty() {
+                break;
+            }
+            let mut inputs = Vec::new();
+            for output in &outputs {
+                if let Output::Apply(ops) = output {
+                    inputs.push(Input::Applied(self.applier.carry_out(ops)));
+                }
+            }
+            let applied = !inputs.is_empty();
+            for output in outputs {
+                match output {
+                    Output::Apply(_) => {}
+                    Output::Remember => remember = true,
+                    other => inputs.extend(self.tell_or_ask(other)),
+                }
+            }
+            if applied {
+                inputs.push(self.verified());
+            }
+            if !inputs.is_empty() {
+                self.core.handle_all(inputs, clock::now());
+            }
+        }
+        if remember {
+            self.store.write(&self.core.memory());
+        }
+    }
+
+    /// What stands in the kernel after operations: never what we believe, always what it says.
+    fn verified(&mut self) -> Input {
+        if let Err(error) = self.observer.look_at_own() {
+            tracing::warn!("{}; trying again", chain(&error));
+            self.look_at = clock::now() + LOOK_AGAIN;
+        }
+        self.seen()
+    }
+
+    fn tell_or_ask(&mut self, output: Output) -> Option<Input> {
+        match output {
+            Output::Ask(probe) => {
+                self.asked.insert(probe.link);
+                let error = self.prober.ask(&probe).err()?;
+                tracing::debug!("{error}");
+                return Some(Input::Unsent(probe.id));
+            }
+            Output::Watch { link, family, except } => {
+                self.asked.insert(link);
+                if let Err(error) = self.prober.watch(link, family, &except) {
+                    tracing::debug!("{error}");
+                }
+            }
+            Output::Unwatch { link, family } => self.prober.unwatch(link, family),
+            Output::Notice(notice) => journal::notice(clock::now(), &notice),
+            Output::Ready => systemd::ready(&text::line(&self.core.status(clock::now()))),
+            Output::Apply(_) | Output::Remember => {}
+        }
+        None
+    }
+
+    fn publish(&mut self) {
+        let status = self.core.status(clock::now());
+        let line = text::line(&status);
+        if line != self.told {
+            systemd::status(&line);
+            self.told = line;
+        }
+        self.status.send_replace(Arc::new(status));
+    }
+
+    fn deadline(&self) -> Instant {
+        let watchdog = self.watchdog.as_ref().map_or(Instant::NEVER, |watchdog| watchdog.next);
+        self.core.deadline().min(self.look_at).min(watchdog)
+    }
+
+    /// A file that is wrong leaves the configuration that is in force.
+    fn reload(&mut self) {
+        match config::load(self.config.as_deref()) {
+            Ok(policy) => {
+                tracing::info!("read the configuration again");
+                self.core.handle(Input::Policy(Box::new(with_mode(policy, self.dry_run))), clock::now());
+            }
+            Err(error) => tracing::error!("the configuration stays as it was: {error}"),
+        }
+    }
+}
+
+/// The policy, without writing if the command line says so.
+pub(crate) fn with_mode(policy: Policy, dry_run: bool) -> Policy {
+    let mode = if dry_run { uplink_core::policy::Mode::Observe } else { policy.mode };
+    Policy { mode, ..policy }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// The signals that mean something to us.
+struct Signals {
+    /// `systemctl stop`: end without a trace.
+    stop: Signal,
+    /// Ctrl-C: the same.
+    interrupt: Signal,
+    /// `RestartKillSignal=`: end, and leave everything for the next process.
+    leave: Signal,
+    /// `systemctl reload`: read the configuration again.
+    reload: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            stop: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            leave: signal(SignalKind::user_defined2())?,
+            reload: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// systemd's watchdog, fed by the loop: a loop that hangs is restarted.
+struct Watchdog {
+    every: Duration,
+    next: Instant,
+}
+
+impl Watchdog {
+    fn new(limit: Duration) -> Self {
+        Self { every: limit / 2, next: clock::now() }
+    }
+
+    fn feed(&mut self, now: Instant) {
+        if now >= self.next {
+            systemd::alive();
+            self.next = now + self.every;
+        }
+    }
+}

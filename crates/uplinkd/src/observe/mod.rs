@@ -1,1 +1,251 @@
 //! Turns netlink and sysfs into one snapshot.
+//!
+//! The groups are joined first, then everything is read, then the messages tell what changed. A
+//! message that was queued before or during a read is taken in after it: in the kernel's order, and
+//! each says the whole state of one thing, so that whatever it says again does no harm and the
+//! snapshot is right as soon as the queue is empty. What the kernel does without a message is
+//! predicted where it can be, and leads to a fresh look at everything.
+
+mod address;
+mod ip;
+mod link;
+mod pci;
+mod route;
+mod rule;
+mod state;
+
+use std::io;
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::rule::RuleMessage;
+use nix::libc;
+use uplink_core::snapshot::{Address, Family, Link, Rule, Snapshot, protocol};
+
+use crate::netlink::{Event, Events, Malformed, Message, RequestError, Requests, address_family};
+use route::Kept;
+use state::{Effect, Read, State};
+
+/// How many unreadable messages lead to a fresh look, in the life of a process. Each may hide a
+/// change; but a kernel that never sends readable ones must not make us read tables for ever.
+const MALFORMED_LOOKS: u32 = 16;
+
+/// Why the kernel could not be observed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ObserveError {
+    /// A socket could not be opened.
+    #[error("failed to open a netlink socket; Linux 4.20 or newer is needed")]
+    Open(#[source] io::Error),
+    /// The events could not be received.
+    #[error("failed to receive the kernel's events")]
+    Events(#[source] io::Error),
+    /// A table could not be read.
+    #[error("failed to read the kernel's {what}")]
+    Dump {
+        /// Which table.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: RequestError,
+    },
+}
+
+/// What [`Observer::drain`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Drained {
+    /// The snapshot differs.
+    pub(crate) changed: bool,
+    /// The snapshot may be wrong: [`Observer::look`] is due, and stays so until it was taken.
+    pub(crate) look: bool,
+}
+
+/// Follows what the kernel holds.
+pub(crate) struct Observer {
+    events: Events,
+    requests: Requests,
+    state: State,
+    malformed_looks: u32,
+    look_due: bool,
+}
+
+impl Observer {
+    /// Joins the events and reads everything, in the network namespace of the calling thread, which
+    /// must be within a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`ObserveError`].
+    pub(crate) fn open() -> Result<Self, ObserveError> {
+        let mut observer = Self {
+            events: Events::open().map_err(ObserveError::Open)?,
+            requests: Requests::open().map_err(ObserveError::Open)?,
+            state: State::new(pci::behind),
+            malformed_looks: MALFORMED_LOOKS,
+            look_due: true,
+        };
+        observer.look()?;
+        Ok(observer)
+    }
+
+    /// What is known now.
+    pub(crate) const fn snapshot(&self) -> &Snapshot {
+        self.state.snapshot()
+    }
+
+    /// Waits until there is something to drain. May be cancelled at any time; may return although
+    /// there is nothing.
+    ///
+    /// # Errors
+    /// Those of the runtime's reactor.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        self.events.readable().await
+    }
+
+    /// Takes in all events that are there, without waiting.
+    ///
+    /// # Errors
+    /// See [`ObserveError`]; the snapshot is then to be taken for wrong.
+    pub(crate) fn drain(&mut self) -> Result<Drained, ObserveError> {
+        let mut effect = Effect::default();
+        let (state, looks) = (&mut self.state, &mut self.malformed_looks);
+        let mut unreadable = || {
+            let look = *looks > 0;
+            *looks = looks.saturating_sub(1);
+            Effect { look, ..Effect::default() }
+        };
+        let take = |event: Event<'_>| {
+            let more = match event {
+                Event::Message(message) => state.take(&message).unwrap_or_else(|Malformed| unreadable()),
+                Event::Malformed => unreadable(),
+                Event::Overrun => Effect::LOOK,
+            };
+            effect = effect.and(more);
+        };
+        let received = self.events.drain(take);
+        self.look_due |= effect.look;
+        received.map_err(ObserveError::Events)?;
+        if effect.rules {
+            let rules = self.read_rules()?;
+            effect.changed |= self.state.replace_rules(rules);
+        }
+        if effect.ports {
+            effect.changed |= self.state.replace_ports(pci::dpu_ports());
+        }
+        Ok(Drained { changed: effect.changed, look: self.look_due })
+    }
+
+    /// Reads everything again. Returns whether the snapshot differs.
+    ///
+    /// # Errors
+    /// See [`ObserveError`].
+    pub(crate) fn look(&mut self) -> Result<bool, ObserveError> {
+        // What is queued now is older than what is read below, and need not cause another look.
+        let drained = self.drain()?;
+        let read = Read {
+            // First, because it waits for the kernel's routing lock: a change that sent its first
+            // message has then done all its silent work, too.
+            links: self.read_links()?,
+            addresses: self.read_addresses()?,
+            routes: self.read_routes(None)?,
+            rules: self.read_rules()?,
+            dpu_ports: pci::dpu_ports(),
+        };
+        self.look_due = false;
+        Ok(self.state.replace(read) || drained.changed)
+    }
+
+    /// Reads own routes, and all rules, again: after something was applied. Returns whether the
+    /// snapshot differs. Reads everything instead if that is due.
+    ///
+    /// The kernel picks the routes out, but walks its whole table to do so: 20 µs on a usual host,
+    /// 12 ms for each 100,000 routes.
+    ///
+    /// # Errors
+    /// See [`ObserveError`].
+    pub(crate) fn look_at_own(&mut self) -> Result<bool, ObserveError> {
+        let drained = self.drain()?;
+        let own = self.read_routes(Some(protocol::UPLINKD))?;
+        let rules = self.read_rules()?;
+        let effect = self.state.replace_own(own);
+        let mut changed = drained.changed | effect.changed;
+        changed |= self.state.replace_rules(rules);
+        self.look_due |= effect.look;
+        if self.look_due {
+            changed |= self.look()?;
+        }
+        Ok(changed)
+    }
+
+    fn read_links(&mut self) -> Result<Vec<Link>, ObserveError> {
+        let mut request = LinkMessage::default();
+        request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let request = RouteNetlinkMessage::GetLink(request);
+        self.read("links", &request, |m| link::decode(m.payload).ok()?)
+    }
+
+    fn read_addresses(&mut self) -> Result<Vec<Address>, ObserveError> {
+        let mut addresses = Vec::new();
+        for family in Family::ALL {
+            let mut request = AddressMessage::default();
+            request.header.family = address_family(family);
+            let request = RouteNetlinkMessage::GetAddress(request);
+            addresses.extend(self.read("addresses", &request, |m| {
+                of(family, m).and_then(|m| address::decode(m.payload).ok()?)
+            })?);
+        }
+        Ok(addresses)
+    }
+
+    /// All routes that are kept, or those of one protocol, which the kernel then picks out.
+    fn read_routes(&mut self, protocol: Option<u8>) -> Result<Vec<Kept>, ObserveError> {
+        let mut routes = Vec::new();
+        for family in Family::ALL {
+            // All fields but these stay 0, which means any: a type or a table would filter, too.
+            let mut request = RouteMessage::default();
+            request.header.address_family = address_family(family);
+            request.header.protocol = protocol.unwrap_or_default().into();
+            let request = RouteNetlinkMessage::GetRoute(request);
+            routes.extend(self.read("routes", &request, |m| {
+                of(family, m).and_then(|m| route::decode(m.payload).ok()?)
+            })?);
+        }
+        Ok(routes)
+    }
+
+    fn read_rules(&mut self) -> Result<Vec<Rule>, ObserveError> {
+        let mut rules = Vec::new();
+        for family in Family::ALL {
+            let mut request = RuleMessage::default();
+            request.header.family = address_family(family);
+            let request = RouteNetlinkMessage::GetRule(request);
+            rules.extend(
+                self.read("rules", &request, |m| {
+                    of(family, m).and_then(|m| rule::decode(m.payload).ok()?)
+                })?,
+            );
+        }
+        Ok(rules)
+    }
+
+    /// Reads one table. A message that cannot be read is left out: reading it again would not help.
+    fn read<T>(
+        &mut self,
+        what: &'static str,
+        request: &RouteNetlinkMessage,
+        keep: impl Fn(&Message<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, ObserveError> {
+        match self.requests.dump(request, keep) {
+            // A kernel without IPv6 has nothing of it.
+            Err(error) if error.errno() == libc::EAFNOSUPPORT => Ok(Vec::new()),
+            other => other.map_err(|source| ObserveError::Dump { what, source }),
+        }
+    }
+}
+
+/// The message, if it is about this family. A kernel without IPv6 answers a request for it with what
+/// it has of all others (`rtnetlink_rcv_msg` in net/core/rtnetlink.c).
+fn of<'a>(family: Family, message: &'a Message<'a>) -> Option<&'a Message<'a>> {
+    let first = message.payload.first().copied()?;
+    (ip::family(first) == Some(family)).then_some(message)
+}

@@ -1,1 +1,8 @@
 //! Tells people and machines.
+
+pub(crate) mod journal;
+#[cfg(test)]
+mod sample;
+pub(crate) mod systemd;
+pub(crate) mod text;
+pub(crate) mod varlink;

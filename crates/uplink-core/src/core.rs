@@ -1,0 +1,685 @@
+//! The core: inputs and the time go in; outputs and the next deadline come out.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::contest::Contest;
+use crate::discover::{Hints, Path, PathKey, Uplink, Way, discover, foreign_defaults, own_defaults};
+use crate::elect::{Candidate, Election, Move, Terms};
+use crate::event::{Answer, Input, Outcome, Output};
+use crate::judge::{Desk, Judge, Limits, Pace, Standing};
+use crate::memory::{Memory, Remembered};
+use crate::own::{Op, OwnRule, RuleForm, TABLE_MAIN_OR_PIN, probe_table};
+use crate::plan::{Plan, ProbeWay, Wanted, plan};
+use crate::policy::{Mode, Policy};
+use crate::snapshot::{Family, LinkIndex, Prefix, Snapshot};
+use crate::status::{Aside, Cause, Change, GatewaySource, Health, Notice, Reason};
+use crate::time::Instant;
+
+mod show;
+
+/// Changes that `status` still shows.
+const CHANGES: usize = 32;
+
+/// What a process begins with.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The configuration.
+    pub policy: Policy,
+    /// What the process before left, if anything.
+    pub memory: Memory,
+    /// The kernel's `boot_id`.
+    pub boot_id: String,
+    /// A number of this machine, always the same: spreads a rack's coming back over time.
+    pub machine: u64,
+    /// The moment.
+    pub now: Instant,
+}
+
+/// Judges, elects, plans. It does nothing itself: see [`Output`].
+#[derive(Debug)]
+pub struct Core {
+    policy: Policy,
+    limits: Limits,
+    boot_id: String,
+    memory: Memory,
+    clock: Wakefulness,
+    /// The end of the wait for a tier-1 port; none once READY was told, in this process or before.
+    boot_until: Option<Instant>,
+    ready: bool,
+    snapshot: Option<Snapshot>,
+    stale: bool,
+    uplinks: Vec<Uplink>,
+    judges: BTreeMap<PathKey, Judge>,
+    families: [FamilyState; 2],
+    desk: Desk,
+    outputs: VecDeque<Output>,
+    changes: VecDeque<Change>,
+    applying: Applying,
+    stopping: bool,
+}
+
+/// What a family has decided and done.
+#[derive(Debug)]
+struct FamilyState {
+    family: Family,
+    election: Election,
+    contest: Contest,
+    aside: Option<Aside>,
+    /// The operations that would have been written last, while nothing is written.
+    dry: Vec<Op>,
+}
+
+/// Where the last operations are.
+#[derive(Debug, PartialEq, Eq)]
+enum Applying {
+    /// None are out.
+    No,
+    /// The kernel's word is awaited.
+    Sent(Vec<Op>),
+    /// The look at what stands now is awaited.
+    Looking,
+}
+
+/// Time as it passes while we are awake.
+///
+/// All rooms of the core count in awake time: a stall of the process or a suspended host is as if
+/// time had stood still, so that nobody is judged for what we were not there to hear.
+#[derive(Debug)]
+struct Wakefulness {
+    asleep: Duration,
+    deadline: Instant,
+}
+
+impl Wakefulness {
+    fn awake(&self, real: Instant) -> Instant {
+        real - self.asleep
+    }
+
+    fn real(&self, awake: Instant) -> Instant {
+        awake + self.asleep
+    }
+}
+
+impl Core {
+    /// A core that has seen nothing yet; give it an [`Input::Snapshot`] first.
+    #[must_use]
+    pub fn new(start: Start) -> Self {
+        let same_boot = !start.boot_id.is_empty() && start.memory.boot_id == start.boot_id;
+        let memory = if same_boot { start.memory } else { Memory::default() };
+        let boot_until = (!memory.ready).then(|| start.now + start.policy.boot_wait);
+        let spread = u32::try_from(start.machine % 1024).unwrap_or(0);
+        Self {
+            limits: limits(&start.policy, spread),
+            policy: start.policy,
+            boot_id: start.boot_id,
+            memory,
+            clock: Wakefulness { asleep: Duration::ZERO, deadline: Instant::NEVER },
+            boot_until,
+            ready: false,
+            snapshot: None,
+            stale: true,
+            uplinks: Vec::new(),
+            judges: BTreeMap::new(),
+            families: Family::ALL.map(|family| FamilyState {
+                family,
+                election: Election::new(None, start.now),
+                contest: Contest::default(),
+                aside: None,
+                dry: Vec::new(),
+            }),
+            desk: Desk::new(start.machine ^ start.now.as_nanos()),
+            outputs: VecDeque::new(),
+            changes: VecDeque::new(),
+            applying: Applying::No,
+            stopping: false,
+        }
+    }
+
+    /// Takes in what happened and decides anew.
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        self.handle_all([input], now);
+    }
+
+    /// Takes in everything that happened, then decides once: no verdict is given on a path whose
+    /// answer waits behind another input.
+    pub fn handle_all(&mut self, inputs: impl IntoIterator<Item = Input>, now: Instant) {
+        let now = self.wake(now);
+        for input in inputs {
+            self.take_in(input, now);
+        }
+        self.advance(now);
+    }
+
+    /// When to call [`Core::handle`] with [`Input::Deadline`] if nothing happens before.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.clock.deadline
+    }
+
+    /// The next thing to be done outside.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// What the next process should know.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        let elected = self
+            .families
+            .iter()
+            .filter_map(|state| Some((state.family, state.election.elected()?.to_owned())));
+        let paths = self.judges.iter().filter(|(_, judge)| !judge.comeback().falls().is_empty());
+        Memory {
+            boot_id: self.boot_id.clone(),
+            ready: self.ready,
+            elected: elected.collect(),
+            paths: paths
+                .map(|(key, judge)| Remembered {
+                    uplink: key.uplink.clone(),
+                    family: key.family,
+                    falls: judge.comeback().falls().iter().map(|fall| self.clock.real(*fall)).collect(),
+                    returning: judge.comeback().returning(),
+                })
+                .collect(),
+        }
+    }
+
+    /// Notices whether we come late, and tells the awake time.
+    fn wake(&mut self, real: Instant) -> Instant {
+        let late = real.since(self.clock.deadline);
+        if late > self.policy.patience / 16 {
+            self.clock.asleep += late;
+            self.judges.values_mut().for_each(Judge::void);
+            if late >= self.policy.patience / 4 {
+                let now = self.clock.awake(real);
+                self.tell(Notice::Asleep(late), now);
+            }
+        }
+        self.clock.awake(real)
+    }
+
+    fn take_in(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Snapshot(snapshot) => self.look(*snapshot, now),
+            Input::Answer(answer) => self.answered(answer, now),
+            Input::Unsent(id) => self.judges.values_mut().for_each(|judge| judge.unsent(id)),
+            Input::Forwarded { link, family, at } => self.forwarded(link, family, at, now),
+            Input::Applied(outcomes) => self.applied(&outcomes, now),
+            Input::Policy(policy) => {
+                self.limits = limits(&policy, self.limits.spread);
+                self.policy = *policy;
+                self.stale = true;
+            }
+            Input::Deadline => {}
+            Input::Stop => self.stopping = true,
+        }
+    }
+
+    fn look(&mut self, snapshot: Snapshot, now: Instant) {
+        let first = self.snapshot.is_none();
+        self.snapshot = Some(snapshot);
+        self.stale = true;
+        if self.applying == Applying::Looking {
+            self.applying = Applying::No;
+        }
+        if first {
+            self.rediscover(now);
+            self.take_over(now);
+        }
+    }
+
+    fn answered(&mut self, answer: Answer, now: Instant) {
+        let at = self.clock.awake(answer.at);
+        let limits = self.limits;
+        self.judges.values_mut().any(|judge| judge.answered(answer.id, at, now, limits));
+    }
+
+    fn forwarded(&mut self, link: LinkIndex, family: Family, at: Instant, now: Instant) {
+        let at = self.clock.awake(at).min(now);
+        let (limits, judges) = (self.limits, self.judges.iter_mut().filter(|(key, _)| key.family == family));
+        for (_, judge) in judges {
+            if matches!(judge.way(), Way::Gateway { link: through, .. } if *through == link) {
+                judge.forwarded(at, limits);
+            }
+        }
+    }
+
+    /// One turn round: discover, judge, elect, plan.
+    fn advance(&mut self, now: Instant) {
+        if self.snapshot.is_none() {
+            return;
+        }
+        if self.stale {
+            self.rediscover(now);
+        }
+        self.judge(now);
+        self.elect(now);
+        self.tell_health(now);
+        self.tell_ready(now);
+        self.write(now);
+        self.send_wishes();
+        let deadline = self.next_deadline(now);
+        self.clock.deadline = if deadline == Instant::NEVER { deadline } else { self.clock.real(deadline) };
+    }
+
+    fn rediscover(&mut self, now: Instant) {
+        let Some(snapshot) = &self.snapshot else { return };
+        self.stale = false;
+        let uplinks = discover(snapshot, &self.policy, &self.hints());
+        self.desk.retain(|link| snapshot.links.contains_key(&link));
+        let before = std::mem::replace(&mut self.uplinks, uplinks);
+        self.tell_uplinks(&before, now);
+        let mut vanished: Vec<PathKey> = self.judges.keys().cloned().collect();
+        for (key, path) in paths(&self.uplinks) {
+            vanished.retain(|other| *other != key);
+            let probe_way = probe_way_stands(self.snapshot.as_ref(), path, self.policy.mode);
+            let memory = &self.memory;
+            let judge = self.judges.entry(key).or_insert_with_key(|key| {
+                let remembered =
+                    memory.paths.iter().find(|p| p.uplink == key.uplink && p.family == key.family);
+                Judge::new(remembered)
+            });
+            judge.discovered(path, probe_way, now);
+        }
+        for key in vanished {
+            self.judges.get_mut(&key).into_iter().for_each(Judge::vanished);
+        }
+        // What never fell and is gone leaves nothing to remember.
+        let present: Vec<PathKey> = paths(&self.uplinks).map(|(key, _)| key).collect();
+        self.judges.retain(|key, judge| present.contains(key) || !judge.comeback().falls().is_empty());
+    }
+
+    /// What works and may be gone from the kernel's table for the moment of a renewal.
+    fn hints(&self) -> Hints {
+        let gateways = paths(&self.uplinks).filter_map(|(key, path)| {
+            // Only a router withdraws what it advertised, and it does so on purpose.
+            let lasting = path.learned.is_some_and(|learned| learned != GatewaySource::Advertisement);
+            let worked = self.judges.get(&key)?.last_answer().is_some();
+            let hop = path.hop.clone().filter(|_| lasting && worked)?;
+            Some((key, hop, path.attributes.clone()))
+        });
+        let elected = self.families.iter().filter_map(|state| {
+            Some(PathKey { uplink: state.election.elected()?.to_owned(), family: state.family })
+        });
+        Hints { gateways: gateways.collect(), elected: elected.collect() }
+    }
+
+    /// What the process before decided stands: by its memory, or by the pin it left.
+    fn take_over(&mut self, now: Instant) {
+        let Some(snapshot) = &self.snapshot else { return };
+        for state in &mut self.families {
+            let family = state.family;
+            let remembered =
+                self.memory.elected.iter().find(|(f, _)| *f == family).map(|(_, name)| name.clone());
+            let pinned = || {
+                let pins: Vec<_> = own_defaults(snapshot, family)
+                    .filter(|pin| TABLE_MAIN_OR_PIN.contains(&pin.table()))
+                    .collect();
+                let hop = pins.iter().min_by_key(|pin| pin.metric())?.hop();
+                let found = paths(&self.uplinks)
+                    .find(|(key, path)| key.family == family && path.hop.as_ref() == Some(hop));
+                found.map(|(key, _)| key.uplink)
+            };
+            if let Some(name) = remembered.or_else(pinned) {
+                state.election = Election::new(Some(name), now);
+            }
+        }
+    }
+
+    fn judge(&mut self, now: Instant) {
+        let turns: Vec<(PathKey, Pace, bool)> = self
+            .judges
+            .iter()
+            .map(|(key, judge)| {
+                let (pace, doubt) = self.pace(key, judge);
+                (key.clone(), pace, doubt)
+            })
+            .collect();
+        for (key, pace, doubt) in turns {
+            if let Some(judge) = self.judges.get_mut(&key) {
+                judge.advance(now, pace, doubt, self.limits, &mut self.desk);
+            }
+        }
+    }
+
+    /// How urgently a path is asked now, and whether its targets are asked because those of the
+    /// elected path are in doubt.
+    fn pace(&self, key: &PathKey, judge: &Judge) -> (Pace, bool) {
+        let election = &self.family(key.family).election;
+        let undecided =
+            judge.standing() == Standing::Unknown || election.elected().is_none() || election.shared();
+        if election.elected() == Some(&key.uplink) || undecided {
+            return (Pace::Quick, election.shared());
+        }
+        let elected = self.elected_judge(key.family);
+        let suspected = elected.is_some_and(|elected| elected.suspected().is_some());
+        let hopeless = matches!(judge.standing(), Standing::Silent | Standing::Broken(_));
+        let pace = if suspected && !hopeless { Pace::Rival } else { Pace::Standby };
+        (pace, elected.is_some_and(Judge::doubts_upstream))
+    }
+
+    fn elect(&mut self, now: Instant) {
+        let terms = Terms {
+            now,
+            patience: self.policy.patience,
+            preempt: self.policy.preempt,
+            boot_until: self.boot_until,
+        };
+        for family in Family::ALL {
+            let suspected = self.elected_judge(family).and_then(Judge::suspected);
+            let upstream = self.elected_judge(family).is_some_and(Judge::doubts_upstream);
+            let candidates: Vec<Candidate<'_>> = self
+                .uplinks
+                .iter()
+                .flat_map(|uplink| uplink.paths.iter().map(move |path| (uplink, path)))
+                .filter(|(_, path)| path.family == family)
+                .filter_map(|(uplink, path)| {
+                    let key = PathKey { uplink: uplink.name.clone(), family };
+                    let judge = self.judges.get(&key)?;
+                    Some(Candidate {
+                        uplink: &uplink.name,
+                        preference: path.preference,
+                        standing: judge.standing(),
+                        expected: uplink.expected,
+                        proved: suspected.is_some_and(|since| judge.proved_since(since, upstream)),
+                        eligible_at: judge.comeback().eligible_at(self.limits),
+                    })
+                })
+                .collect();
+            let moved = self.families.iter_mut().find(|state| state.family == family).and_then(|state| {
+                let moved = state.election.decide(&candidates, terms);
+                if moved.is_some() {
+                    state.contest.moved();
+                }
+                moved
+            });
+            if let Some(moved) = moved {
+                self.moved(family, moved, now);
+            }
+        }
+    }
+
+    fn moved(&mut self, family: Family, moved: Move, now: Instant) {
+        let fell = matches!(moved.reason, Reason::Fell(_) | Reason::Gone | Reason::FirstToAnswer);
+        let key = |uplink: &String| PathKey { uplink: uplink.clone(), family };
+        if let Some(judge) =
+            moved.before.as_ref().filter(|_| fell).and_then(|name| self.judges.get_mut(&key(name)))
+        {
+            judge.comeback_mut().fall(now);
+        }
+        if let Some(judge) = self.judges.get_mut(&key(&moved.now)) {
+            judge.comeback_mut().taken();
+        }
+        let (before, reason) = (moved.before, moved.reason);
+        self.tell(Notice::Elected { family, before, now: Some(moved.now), reason }, now);
+        self.outputs.push_back(Output::Remember);
+    }
+
+    /// READY is told when every family that has a default route or a gateway is decided, at the
+    /// latest when the wait is over.
+    fn tell_ready(&mut self, now: Instant) {
+        if self.ready {
+            return;
+        }
+        let waited = self.boot_until.is_none_or(|until| now >= until);
+        let in_use = |family| paths(&self.uplinks).any(|(key, _)| key.family == family);
+        let mut used = self.families.iter().filter(|state| in_use(state.family)).peekable();
+        let decided = used.peek().is_some() && used.all(|state| state.election.elected().is_some());
+        if waited || decided {
+            self.ready = true;
+            self.boot_until = None;
+            self.tell(Notice::Ready, now);
+            self.outputs.push_back(Output::Ready);
+            self.outputs.push_back(Output::Remember);
+        }
+    }
+
+    /// Plans what is missing, and has it carried out.
+    fn write(&mut self, now: Instant) {
+        if self.applying != Applying::No {
+            return;
+        }
+        let mut ops = Vec::new();
+        for index in 0..self.families.len() {
+            let Some(plan) = self.plan_family(index, now) else { continue };
+            ops.extend(plan.ops);
+        }
+        if !ops.is_empty() {
+            self.applying = Applying::Sent(ops.clone());
+            self.outputs.push_back(Output::Apply(ops));
+        }
+    }
+
+    /// What is to be written in one family; none while we hold back or only observe.
+    fn plan_family(&mut self, index: usize, now: Instant) -> Option<Plan> {
+        let snapshot = self.snapshot.as_ref()?;
+        let state = self.families.get(index)?;
+        let family = state.family;
+        let mut planned = if self.stopping {
+            plan(snapshot, &self.policy, family, None, &[])
+        } else {
+            let wanted = self.wanted(family);
+            let ways = self.probe_ways(family);
+            // Undecided: what the process before left stays, whatever it is.
+            let mut planned = plan(snapshot, &self.policy, family, wanted.as_ref(), &ways);
+            if state.election.elected().is_none() {
+                planned.ops.retain(is_probe_way);
+            }
+            planned
+        };
+        if !self.stopping && state.contest.holds(now) {
+            planned = Plan { ops: Vec::new(), aside: Some(Aside::Contest) };
+        }
+        let dry = self.policy.mode == Mode::Observe;
+        let state = self.families.get_mut(index)?;
+        let aside_changed = (state.aside != planned.aside).then_some(planned.aside);
+        state.aside = planned.aside;
+        let would = dry && state.dry != planned.ops;
+        if dry {
+            state.dry.clone_from(&planned.ops);
+        }
+        if let Some(aside) = aside_changed {
+            self.tell(Notice::Aside { family, aside }, now);
+        }
+        if would {
+            for op in &planned.ops {
+                self.tell(Notice::Wrote { op: op.clone(), dry: true }, now);
+            }
+        }
+        (!dry).then_some(planned)
+    }
+
+    fn wanted(&self, family: Family) -> Option<Wanted> {
+        let elected = self.family(family).election.elected()?;
+        let (_, path) =
+            paths(&self.uplinks).find(|(key, _)| key.family == family && key.uplink == elected)?;
+        Some(Wanted {
+            hop: path.hop.clone()?,
+            attributes: path.attributes.clone(),
+            keep_only: matches!(path.way, Way::Broken(_)),
+        })
+    }
+
+    fn probe_ways(&self, family: Family) -> Vec<ProbeWay> {
+        paths(&self.uplinks)
+            .filter(|(key, path)| key.family == family && !matches!(path.way, Way::Broken(_)))
+            .flat_map(|(_, path)| path.targets.iter().filter_map(|target| probe_way(path, target.address())))
+            .collect()
+    }
+
+    fn applied(&mut self, outcomes: &[Outcome], now: Instant) {
+        let Applying::Sent(ops) = std::mem::replace(&mut self.applying, Applying::Looking) else { return };
+        for (op, outcome) in ops.iter().zip(outcomes) {
+            let notice = match (op, outcome) {
+                (_, Outcome::Done) => Notice::Wrote { op: op.clone(), dry: false },
+                // Gone already is as good as deleted: the kernel, or somebody, was faster.
+                (Op::DeleteRoute(_) | Op::DeleteRule(_), Outcome::Absent) => continue,
+                (_, Outcome::Exists | Outcome::Absent | Outcome::Refused(_)) => {
+                    Notice::Refused { op: op.clone(), outcome: outcome.clone() }
+                }
+            };
+            self.tell(notice, now);
+        }
+        for state in &mut self.families {
+            let family = state.family;
+            if ops.iter().any(|op| matches!(op, Op::AddRoute(route) if route.family() == family)) {
+                state.contest.wrote(now);
+            }
+        }
+    }
+
+    /// Hands on what the judges wished for.
+    fn send_wishes(&mut self) {
+        for mut output in self.desk.take() {
+            if let (Output::Watch { link, except, .. }, Some(snapshot)) = (&mut output, &self.snapshot) {
+                let own = snapshot.addresses.iter().filter(|address| address.link == *link);
+                except.extend(own.map(|address| address.prefix));
+            }
+            self.outputs.push_back(output);
+        }
+    }
+
+    fn next_deadline(&self, now: Instant) -> Instant {
+        let judges =
+            self.judges.iter().map(|(key, judge)| judge.deadline(now, self.pace(key, judge).0, self.limits));
+        let families = self
+            .families
+            .iter()
+            .map(|state| state.election.deadline(self.policy.patience).min(state.contest.deadline(now)));
+        let boot = self.boot_until.unwrap_or(Instant::NEVER);
+        let next = judges.chain(families).filter(|at| *at > now).min().unwrap_or(Instant::NEVER);
+        // A deadline that has passed was acted on in this turn, or waits for an input.
+        if boot > now { next.min(boot) } else { next }
+    }
+
+    fn family(&self, family: Family) -> &FamilyState {
+        let [ipv4, ipv6] = &self.families;
+        match family {
+            Family::Ipv4 => ipv4,
+            Family::Ipv6 => ipv6,
+        }
+    }
+
+    fn elected_judge(&self, family: Family) -> Option<&Judge> {
+        let uplink = self.family(family).election.elected()?.to_owned();
+        self.judges.get(&PathKey { uplink, family })
+    }
+}
+
+/// All paths with their names, the most preferred uplink first.
+fn paths(uplinks: &[Uplink]) -> impl Iterator<Item = (PathKey, &Path)> {
+    uplinks.iter().flat_map(|uplink| {
+        uplink.paths.iter().map(|path| (PathKey { uplink: uplink.name.clone(), family: path.family }, path))
+    })
+}
+
+fn limits(policy: &Policy, spread: u32) -> Limits {
+    Limits { patience: policy.patience, return_after: policy.return_after, spread }
+}
+
+fn probe_way(path: &Path, target: IpAddr) -> Option<ProbeWay> {
+    Some(ProbeWay {
+        hop: path.hop.clone()?,
+        attributes: path.attributes.clone(),
+        from: Prefix::host(path.source?),
+        to: Prefix::host(target),
+    })
+}
+
+/// Whether a question to the path's targets would leave by the path: our rules and route stand, or,
+/// where nothing is written, the host's own default route leads there.
+fn probe_way_stands(snapshot: Option<&Snapshot>, path: &Path, mode: Mode) -> bool {
+    let (Some(snapshot), Some(hop)) = (snapshot, &path.hop) else { return false };
+    if mode == Mode::Observe {
+        return foreign_defaults(snapshot, path.family).next().and_then(|route| route.single_hop())
+            == Some(hop);
+    }
+    let route = own_defaults(snapshot, path.family)
+        .any(|route| route.table() == probe_table(hop.link) && route.hop() == hop);
+    let rules: Vec<OwnRule> = snapshot.rules.iter().filter_map(OwnRule::claim).collect();
+    let stands = |target: IpAddr| {
+        path.source.is_some_and(|source| {
+            let form =
+                RuleForm::Probe { from: Prefix::host(source), to: Prefix::host(target), link: hop.link };
+            rules.contains(&OwnRule::new(path.family, form))
+        })
+    };
+    route && path.targets.iter().all(|target| stands(target.address()))
+}
+
+fn is_probe_way(op: &Op) -> bool {
+    match op {
+        Op::AddRoute(route) | Op::DeleteRoute(route) => !TABLE_MAIN_OR_PIN.contains(&route.table()),
+        Op::AddRule(rule) | Op::DeleteRule(rule) => matches!(rule.form(), RuleForm::Probe { .. }),
+    }
+}
+
+/// What people should be told, and when.
+impl Core {
+    fn tell(&mut self, notice: Notice, now: Instant) {
+        if self.changes.len() == CHANGES {
+            self.changes.pop_front();
+        }
+        self.changes.push_back(Change { at: self.clock.real(now), notice: notice.clone() });
+        self.outputs.push_back(Output::Notice(notice));
+    }
+
+    fn tell_uplinks(&mut self, before: &[Uplink], now: Instant) {
+        let mut notices = Vec::new();
+        for uplink in &self.uplinks {
+            let old = before.iter().find(|old| old.name == uplink.name);
+            if old.map(|old| &old.interface) != Some(&uplink.interface) && (old.is_some() || uplink.expected)
+            {
+                notices.push(Notice::Interface {
+                    uplink: uplink.name.clone(),
+                    interface: uplink.interface.clone(),
+                });
+            }
+            for path in &uplink.paths {
+                let old = old.and_then(|old| old.paths.iter().find(|old| old.family == path.family));
+                let (gateway, learned) = gateway_of(path);
+                if old.map(|old| gateway_of(old).0) != Some(gateway) {
+                    let (uplink, family) = (uplink.name.clone(), path.family);
+                    notices.push(Notice::Gateway { uplink, family, gateway, learned });
+                }
+            }
+        }
+        for notice in notices {
+            self.tell(notice, now);
+        }
+    }
+
+    fn tell_health(&mut self, now: Instant) {
+        let mut notices = Vec::new();
+        for (key, judge) in &mut self.judges {
+            let shared =
+                self.families.iter().any(|state| state.family == key.family && state.election.shared());
+            let health = health(judge.standing(), shared);
+            if let Some(before) = judge.tell(health) {
+                let silent_for = judge.last_sign().map(|sign| now.since(sign));
+                let (uplink, family) = (key.uplink.clone(), key.family);
+                notices.push(Notice::Health { uplink, family, before, now: health, silent_for });
+            }
+            if let Some(kind) = judge.take_set_aside() {
+                notices.push(Notice::SetAside { uplink: key.uplink.clone(), family: key.family, kind });
+            }
+        }
+        for notice in notices {
+            self.tell(notice, now);
+        }
+    }
+}
+
+/// A silent path is not to blame while everybody is silent.
+fn health(standing: Standing, shared: bool) -> Health {
+    match standing {
+        Standing::Silent if shared => Health::Down(Cause::Shared),
+        standing => standing.health(),
+    }
+}
+
+fn gateway_of(path: &Path) -> (Option<IpAddr>, Option<GatewaySource>) {
+    (path.hop.as_ref().and_then(|hop| hop.gateway), path.learned)
+}

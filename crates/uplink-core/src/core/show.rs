@@ -1,0 +1,61 @@
+//! The core's state as a status, for people and machines.
+
+use super::{Core, gateway_of, health};
+use crate::discover::{Path, PathKey, Uplink};
+use crate::plan::current_pin;
+use crate::status::{FamilyStatus, PathStatus, Status, UplinkStatus};
+use crate::time::Instant;
+
+impl Core {
+    /// Everything that is so, and why.
+    #[must_use]
+    pub fn status(&self, now: Instant) -> Status {
+        let families = self.families.iter().map(|state| FamilyStatus {
+            family: state.family,
+            elected: state.election.elected().map(str::to_owned),
+            reason: state.election.reason(),
+            since: self.clock.real(state.election.since()),
+            pin: self.snapshot.as_ref().and_then(|snapshot| current_pin(snapshot, state.family)),
+            aside: state.aside,
+        });
+        Status {
+            now,
+            mode: self.policy.mode,
+            ready: self.ready,
+            families: families.collect(),
+            uplinks: self.uplinks.iter().map(|uplink| self.uplink(uplink)).collect(),
+            changes: self.changes.iter().cloned().collect(),
+        }
+    }
+
+    fn uplink(&self, uplink: &Uplink) -> UplinkStatus {
+        UplinkStatus {
+            name: uplink.name.clone(),
+            interface: uplink.interface.clone(),
+            tier: uplink.tier,
+            paths: uplink.paths.iter().filter_map(|path| self.path(uplink, path)).collect(),
+        }
+    }
+
+    fn path(&self, uplink: &Uplink, path: &Path) -> Option<PathStatus> {
+        let key = PathKey { uplink: uplink.name.clone(), family: path.family };
+        let judge = self.judges.get(&key)?;
+        let (gateway, learned) = gateway_of(path);
+        let returning = judge.comeback().returning();
+        Some(PathStatus {
+            family: path.family,
+            health: health(judge.standing(), self.family(path.family).election.shared()),
+            gateway,
+            learned,
+            last_answer: judge.last_answer().map(|at| self.clock.real(at)),
+            loss_percent: judge.loss_percent(),
+            asked: judge.asked(),
+            returns_at: judge
+                .comeback()
+                .eligible_at(self.limits)
+                .filter(|_| returning)
+                .map(|at| self.clock.real(at)),
+            targets: judge.target_status(),
+        })
+    }
+}

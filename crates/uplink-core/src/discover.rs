@@ -1,0 +1,530 @@
+//! From what the kernel says and what the operator asked for to uplinks and their paths.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::own::OwnRoute;
+use crate::policy::{Match, Need, Policy, Target, UplinkPolicy};
+use crate::snapshot::{
+    Address, Attributes, Family, Hop, Link, LinkIndex, LinkKind, PciAddress, PciPort, Route, RouteKind,
+    Snapshot, TABLE_MAIN, protocol,
+};
+use crate::status::{Cause, GatewaySource};
+
+/// An interface that leads, or should lead, beyond the host's own subnets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// What it is called; stays the same when the interface is renamed or made anew.
+    pub name: String,
+    /// Its preference; lower wins.
+    pub tier: u32,
+    /// The interface that has the addresses and routes; none while it is missing.
+    pub interface: Option<String>,
+    /// It was named by the operator or is a BlueField port: waited for, and shown while missing.
+    pub expected: bool,
+    /// Its paths.
+    pub paths: Vec<Path>,
+}
+
+/// Names a path for as long as the process lives.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PathKey {
+    /// The uplink's name.
+    pub uplink: String,
+    /// The family.
+    pub family: Family,
+}
+
+impl fmt::Display for PathKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.uplink, self.family)
+    }
+}
+
+/// An uplink in one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Path {
+    /// The family.
+    pub family: Family,
+    /// Its place among the paths of its family; lower wins.
+    pub preference: Preference,
+    /// Whether and how it can be used.
+    pub way: Way,
+    /// Where the default route would lead, as far as known, even while it cannot be used.
+    pub hop: Option<Hop>,
+    /// Where its gateway was learned.
+    pub learned: Option<GatewaySource>,
+    /// What the pin copies.
+    pub attributes: Attributes,
+    /// The address that traffic through this path is sent from.
+    pub source: Option<IpAddr>,
+    /// What must answer behind the gateway.
+    pub targets: Vec<Target>,
+    /// How many of them.
+    pub need: Need,
+    /// How often each is asked.
+    pub interval: Duration,
+}
+
+/// The order of paths: tier, then judged before unjudged, then the order within the tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Preference {
+    /// The uplink's tier.
+    pub tier: u32,
+    /// It is judged by its link alone.
+    pub link_only: bool,
+    /// Place in the configuration, on the PCI bus, or the metric of its default route.
+    pub order: u32,
+    /// The interface number, so that the order is total.
+    pub index: u32,
+}
+
+/// Whether and how a path can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// Not at all: link, address or gateway is missing.
+    Broken(Cause),
+    /// Through a next hop, which can be asked.
+    Gateway {
+        /// The interface.
+        link: LinkIndex,
+        /// The next hop.
+        gateway: IpAddr,
+        /// The address to ask from.
+        source: IpAddr,
+    },
+    /// Straight out of the interface (`default dev X`), which can only be looked at.
+    Link(LinkIndex),
+}
+
+/// What is known from before that the snapshot no longer says.
+#[derive(Debug, Clone, Default)]
+pub struct Hints {
+    /// Gateways that work, or did when they were last asked, and what their pins copied.
+    pub gateways: Vec<(PathKey, Hop, Attributes)>,
+    /// The paths that are elected.
+    pub elected: Vec<PathKey>,
+}
+
+impl Hints {
+    fn of(&self, uplink: &str, family: Family) -> Option<(&Hop, &Attributes)> {
+        let found = self.gateways.iter().find(|(key, _, _)| key.uplink == uplink && key.family == family);
+        found.map(|(_, hop, attributes)| (hop, attributes))
+    }
+
+    fn elected(&self, uplink: &str) -> bool {
+        self.elected.iter().any(|key| key.uplink == uplink)
+    }
+}
+
+/// All uplinks, the most preferred first. A pure function: the same snapshot gives the same answer.
+#[must_use]
+pub fn discover(snapshot: &Snapshot, policy: &Policy, hints: &Hints) -> Vec<Uplink> {
+    let mut found = Vec::new();
+    let mut claimed = Claimed::default();
+    for (order, entry) in (0..).zip(&policy.uplinks) {
+        configured(snapshot, entry, order, &mut claimed, &mut found);
+    }
+    dpu_ports(snapshot, &mut claimed, &mut found);
+    with_default_route(snapshot, policy, hints, &claimed, &mut found);
+
+    let in_use = Family::ALL.map(|family| foreign_defaults(snapshot, family).next().is_some());
+    let mut uplinks: Vec<Uplink> =
+        found.into_iter().map(|candidate| candidate.into_uplink(snapshot, hints, in_use)).collect();
+    uplinks.sort_by_key(|uplink| uplink.tier);
+    uplinks
+}
+
+/// The foreign default routes of the main table that every lookup of `family` sees, best first.
+pub fn foreign_defaults(snapshot: &Snapshot, family: Family) -> impl Iterator<Item = &Route> {
+    let mut routes: Vec<&Route> = snapshot
+        .routes
+        .iter()
+        .filter(|route| {
+            route.family == family && route.table == TABLE_MAIN && route.is_default() && route.tos == 0
+        })
+        .filter(|route| route.protocol != protocol::UPLINKD && route.kind != RouteKind::Other)
+        // Older kernels keep an unreachable IPv6 default at the end of an empty table.
+        .filter(|route| !(route.kind == RouteKind::Refused && route.protocol == protocol::KERNEL))
+        .collect();
+    routes.sort_by_key(|route| route.metric);
+    routes.into_iter()
+}
+
+/// An interface, present or not, that is an uplink.
+struct Candidate<'a> {
+    name: String,
+    tier: u32,
+    order: u32,
+    /// The interface with the addresses, and the hardware port below it if that is another one.
+    links: Option<(&'a Link, &'a Link)>,
+    policy: Option<&'a UplinkPolicy>,
+    expected: bool,
+}
+
+/// What earlier candidates took, so that no interface is an uplink twice.
+#[derive(Default)]
+struct Claimed {
+    links: BTreeSet<LinkIndex>,
+    ports: BTreeSet<PciAddress>,
+}
+
+impl Claimed {
+    fn take<'a>(&mut self, snapshot: &'a Snapshot, port: &'a Link) -> Option<(&'a Link, &'a Link)> {
+        let link = upper(snapshot, port);
+        if let Some(pci) = &port.pci {
+            self.ports.insert(pci.address);
+        }
+        let fresh = self.links.insert(link.index);
+        self.links.insert(port.index);
+        fresh.then_some((link, port))
+    }
+}
+
+fn configured<'a>(
+    snapshot: &'a Snapshot,
+    entry: &'a UplinkPolicy,
+    order: u32,
+    claimed: &mut Claimed,
+    found: &mut Vec<Candidate<'a>>,
+) {
+    let several = matches!(&entry.matching, Match::Interface(pattern) if pattern.contains(['*', '?']));
+    if let Match::Pci(address) = &entry.matching {
+        claimed.ports.insert(*address);
+    }
+    let mut any = false;
+    for link in snapshot.links.values().filter(|link| is_match(&entry.matching, link)) {
+        if claimed.links.contains(&link.index) || claimed.links.contains(&upper(snapshot, link).index) {
+            continue;
+        }
+        let Some(links) = claimed.take(snapshot, link) else {
+            continue;
+        };
+        let name = if several { format!("{}/{}", entry.name, link.name) } else { entry.name.clone() };
+        found.push(Candidate {
+            name,
+            tier: entry.tier,
+            order,
+            links: Some(links),
+            policy: Some(entry),
+            expected: true,
+        });
+        any = true;
+        if !several {
+            break;
+        }
+    }
+    if !any {
+        let name = entry.name.clone();
+        found.push(Candidate {
+            name,
+            tier: entry.tier,
+            order,
+            links: None,
+            policy: Some(entry),
+            expected: true,
+        });
+    }
+}
+
+/// Port 0 of every BlueField card is tier 1, in the order of the bus.
+fn dpu_ports<'a>(snapshot: &'a Snapshot, claimed: &mut Claimed, found: &mut Vec<Candidate<'a>>) {
+    let by_link = snapshot.links.values().filter_map(|link| Some((link.pci.as_ref()?, Some(link))));
+    let by_bus = snapshot.dpu_ports.iter().map(|port| (port, None));
+    let mut ports: Vec<(&PciPort, Option<&Link>)> =
+        by_link.chain(by_bus).filter(|(port, _)| is_dpu_port_0(port)).collect();
+    ports.sort_by_key(|(port, link)| (port.address, link.is_none(), link.map(|link| link.index)));
+    for (order, (port, link)) in (0..).zip(ports) {
+        let known = !claimed.ports.insert(port.address)
+            || link.is_some_and(|link| claimed.links.contains(&upper(snapshot, link).index));
+        if known {
+            continue;
+        }
+        let links = link.and_then(|link| claimed.take(snapshot, link));
+        let name = format!("dpu-{}", port.address);
+        found.push(Candidate { name, tier: 1, order, links, policy: None, expected: true });
+    }
+}
+
+/// Every other interface with a default route comes behind those, in the order of the metrics.
+fn with_default_route<'a>(
+    snapshot: &'a Snapshot,
+    policy: &Policy,
+    hints: &Hints,
+    claimed: &Claimed,
+    found: &mut Vec<Candidate<'a>>,
+) {
+    let tier = policy.uplinks.iter().map(|uplink| uplink.tier + 1).max().unwrap_or(2).max(2);
+    let has_default = |link: &Link| {
+        Family::ALL.into_iter().any(|family| {
+            foreign_defaults(snapshot, family)
+                .any(|route| route.hops.iter().any(|hop| hop.link == link.index))
+        })
+    };
+    for link in snapshot.links.values() {
+        let uplink = !claimed.links.contains(&link.index)
+            && !matches!(link.kind, LinkKind::Loopback | LinkKind::Tunnel)
+            && (has_default(link) || hints.elected(&link.name));
+        if uplink {
+            let (name, links) = (link.name.clone(), Some((link, link)));
+            found.push(Candidate { name, tier, order: 0, links, policy: None, expected: false });
+        }
+    }
+}
+
+impl Candidate<'_> {
+    fn into_uplink(self, snapshot: &Snapshot, hints: &Hints, in_use: [bool; 2]) -> Uplink {
+        let paths = Family::ALL
+            .into_iter()
+            .zip(in_use)
+            .filter_map(|(family, in_use)| self.path(snapshot, hints, family, in_use))
+            .collect();
+        let interface = self.links.map(|(link, _)| link.name.clone());
+        Uplink { name: self.name, tier: self.tier, interface, expected: self.expected, paths }
+    }
+
+    /// The uplink in one family; none if it has no gateway there and nobody would expect one.
+    fn path(&self, snapshot: &Snapshot, hints: &Hints, family: Family, in_use: bool) -> Option<Path> {
+        let gateway = self.links.and_then(|(link, _)| find_gateway(snapshot, link, family, self, hints));
+        let route = self.links.and_then(|(link, _)| default_through(snapshot, family, link.index));
+        let targets: Vec<Target> = self.policy.map_or_else(Vec::new, |policy| {
+            policy.targets.iter().copied().filter(|target| Family::of(target.address()) == family).collect()
+        });
+        let configured =
+            self.policy.is_some_and(|policy| policy.gateways.iter().any(|g| Family::of(*g) == family));
+        if gateway.is_none() && route.is_none() && !configured && !(self.expected && in_use) {
+            return None;
+        }
+        let way = self.way(snapshot, family, gateway.as_ref(), route.is_some());
+        let hop = gateway.as_ref().map(|found| found.hop.clone()).or_else(|| Some(route?.1.clone()));
+        let learned = gateway.as_ref().map(|found| found.learned);
+        let attributes = gateway
+            .map(|found| found.attributes)
+            .or_else(|| Some(route?.0.attributes.clone()))
+            .unwrap_or_default();
+        let order =
+            if self.expected { self.order } else { route.map_or(u32::MAX, |(route, _)| route.metric) };
+        Some(Path {
+            family,
+            preference: Preference {
+                tier: self.tier,
+                link_only: matches!(way, Way::Link(_)),
+                order,
+                index: self.links.map_or(u32::MAX, |(link, _)| link.index.0),
+            },
+            way,
+            hop,
+            learned,
+            source: attributes.source.or_else(|| self.source(snapshot, family)),
+            attributes,
+            targets,
+            need: self.policy.map_or(Need::Any, |policy| policy.need),
+            interval: self.policy.map_or(Duration::from_secs(5), |policy| policy.interval),
+        })
+    }
+
+    /// The address that the kernel would choose for traffic beyond the host's own subnets.
+    fn source(&self, snapshot: &Snapshot, family: Family) -> Option<IpAddr> {
+        let (link, _) = self.links?;
+        addresses(snapshot, link.index, family)
+            .filter(|address| !address.link_local)
+            .min_by_key(|address| address.unpreferred)
+            .map(|address| address.prefix.address)
+    }
+
+    fn way(&self, snapshot: &Snapshot, family: Family, gateway: Option<&FoundGateway>, route: bool) -> Way {
+        let Some((link, port)) = self.links else {
+            return Way::Broken(Cause::Link);
+        };
+        // A bond knows itself whether one of its ports is enough; a bridge does not.
+        let port_counts = link.kind != LinkKind::Bond;
+        if !(link.up && link.carrier) || (port_counts && !(port.up && port.carrier)) {
+            return Way::Broken(Cause::Link);
+        }
+        let has_address = addresses(snapshot, link.index, family).any(|address| !address.link_local);
+        let Some(found) = gateway else {
+            if !has_address && !route {
+                return Way::Broken(Cause::Address);
+            }
+            return if route { Way::Link(link.index) } else { Way::Broken(Cause::Gateway) };
+        };
+        // An address elsewhere on the host will do if the route itself names it.
+        if !has_address && found.attributes.source.is_none() {
+            return Way::Broken(Cause::Address);
+        }
+        let Some(gateway) = found.hop.gateway else {
+            return Way::Broken(Cause::Gateway);
+        };
+        match source_for(snapshot, link.index, gateway).or(found.attributes.source) {
+            Some(source) => Way::Gateway { link: link.index, gateway, source },
+            None => Way::Broken(Cause::Address),
+        }
+    }
+}
+
+struct FoundGateway {
+    hop: Hop,
+    attributes: Attributes,
+    learned: GatewaySource,
+}
+
+/// The sources of a gateway, in their order.
+fn find_gateway(
+    snapshot: &Snapshot,
+    link: &Link,
+    family: Family,
+    candidate: &Candidate<'_>,
+    hints: &Hints,
+) -> Option<FoundGateway> {
+    let foreign = default_through(snapshot, family, link.index);
+    if let Some(gateway) = candidate
+        .policy
+        .and_then(|policy| policy.gateways.iter().find(|gateway| Family::of(**gateway) == family))
+    {
+        let hop = Hop { link: link.index, gateway: Some(*gateway) };
+        // The operator's gateway, with whatever else the interface's own default route says.
+        let mut attributes = foreign.map(|(route, _)| route.attributes.clone()).unwrap_or_default();
+        attributes.onlink = !on_link(snapshot, link.index, *gateway);
+        return Some(FoundGateway { hop, attributes, learned: GatewaySource::Configuration });
+    }
+    if let Some((route, hop)) = foreign {
+        let found = FoundGateway {
+            hop: hop.clone(),
+            attributes: route.attributes.clone(),
+            learned: source_of(route, GatewaySource::Route),
+        };
+        return hop.gateway.is_some().then_some(found);
+    }
+    let named = snapshot
+        .routes
+        .iter()
+        .filter(|route| route.family == family && !route.is_default() && route.names_gateway())
+        .filter_map(|route| Some((route, route.single_hop()?)))
+        .filter(|(_, hop)| hop.link == link.index)
+        .min_by_key(|(route, _)| route.metric);
+    if let Some((route, hop)) = named {
+        let attributes = Attributes {
+            onlink: hop.gateway.is_some_and(|gateway| !on_link(snapshot, link.index, gateway)),
+            ..Attributes::default()
+        };
+        return Some(FoundGateway {
+            hop: hop.clone(),
+            attributes,
+            learned: source_of(route, GatewaySource::Dhcp),
+        });
+    }
+    let (hop, attributes) = hints.of(&candidate.name, family)?;
+    let gateway = hop.gateway?;
+    let still_here = hop.link == link.index && (on_link(snapshot, link.index, gateway) || attributes.onlink);
+    still_here.then(|| FoundGateway {
+        hop: hop.clone(),
+        attributes: attributes.clone(),
+        learned: GatewaySource::Memory,
+    })
+}
+
+fn source_of(route: &Route, otherwise: GatewaySource) -> GatewaySource {
+    if route.protocol == protocol::RA { GatewaySource::Advertisement } else { otherwise }
+}
+
+/// The best foreign default route with a hop through `link`, and that hop.
+fn default_through(snapshot: &Snapshot, family: Family, link: LinkIndex) -> Option<(&Route, &Hop)> {
+    foreign_defaults(snapshot, family)
+        .filter(|route| route.kind == RouteKind::Unicast)
+        .find_map(|route| Some((route, route.hops.iter().find(|hop| hop.link == link)?)))
+}
+
+fn addresses(snapshot: &Snapshot, link: LinkIndex, family: Family) -> impl Iterator<Item = &Address> {
+    snapshot.addresses.iter().filter(move |address| {
+        address.link == link && address.usable && Family::of(address.prefix.address) == family
+    })
+}
+
+fn on_link(snapshot: &Snapshot, link: LinkIndex, gateway: IpAddr) -> bool {
+    addresses(snapshot, link, Family::of(gateway)).any(|address| address.prefix.contains(gateway))
+}
+
+/// The interface's address to ask `gateway` from: in its subnet if there is one, preferred before
+/// deprecated or temporary.
+fn source_for(snapshot: &Snapshot, link: LinkIndex, gateway: IpAddr) -> Option<IpAddr> {
+    addresses(snapshot, link, Family::of(gateway))
+        .min_by_key(|address| (!address.prefix.contains(gateway), address.unpreferred, address.link_local))
+        .map(|address| address.prefix.address)
+}
+
+/// The bridge or bond that a port is enslaved to, where its addresses are; else the port itself.
+fn upper<'a>(snapshot: &'a Snapshot, port: &'a Link) -> &'a Link {
+    let mut link = port;
+    // A bond below a bridge is as deep as it goes; the bound ends a loop that cannot be.
+    for _ in 0..4 {
+        match link.master.and_then(|master| snapshot.links.get(&master)) {
+            Some(master) if matches!(master.kind, LinkKind::Bridge | LinkKind::Bond) => {
+                link = master;
+            }
+            _ => break,
+        }
+    }
+    link
+}
+
+/// Whether the operator means this interface.
+pub(crate) fn is_match(matching: &Match, link: &Link) -> bool {
+    if link.kind == LinkKind::Loopback {
+        return false;
+    }
+    match matching {
+        Match::Interface(pattern) => {
+            glob(pattern, &link.name) || link.altnames.iter().any(|name| glob(pattern, name))
+        }
+        Match::Mac(mac) => link.mac == Some(*mac),
+        Match::Pci(address) => {
+            link.pci.as_ref().is_some_and(|pci| pci.address == *address && !is_representor(pci))
+        }
+    }
+}
+
+/// `*` stands for any characters, `?` for one; everything else for itself, the whole name counts.
+fn glob(pattern: &str, name: &str) -> bool {
+    match (pattern.chars().next(), name.chars().next()) {
+        (None, None) => true,
+        (Some('*'), _) => {
+            let rest = pattern.get(1..).unwrap_or_default();
+            name.char_indices()
+                .map(|(at, _)| at)
+                .chain([name.len()])
+                .any(|at| glob(rest, name.get(at..).unwrap_or_default()))
+        }
+        (Some(p), Some(n)) if p == '?' || p == n => glob(
+            pattern.get(p.len_utf8()..).unwrap_or_default(),
+            name.get(n.len_utf8()..).unwrap_or_default(),
+        ),
+        _ => false,
+    }
+}
+
+/// Vendor, class and device numbers of BlueField network functions (field notes: pci.ids).
+fn is_dpu_port_0(port: &PciPort) -> bool {
+    port.vendor == 0x15b3
+        && port.class >> 8 == 0x0200
+        && matches!(port.device, 0xa2d2 | 0xa2d6 | 0xa2d9 | 0xa2dc | 0xa2df)
+        && !port.virtual_function
+        && port.address.function == 0
+        && !is_representor(port)
+}
+
+/// A representor shares the PCI function of its port; the port itself is called `p<N>`, or nothing.
+fn is_representor(port: &PciPort) -> bool {
+    port.port_name.as_deref().is_some_and(|name| {
+        let number = name.strip_prefix('p').unwrap_or_default();
+        number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
+/// The own default routes in the snapshot.
+pub fn own_defaults(snapshot: &Snapshot, family: Family) -> impl Iterator<Item = OwnRoute> + '_ {
+    snapshot.routes.iter().filter(move |route| route.family == family).filter_map(OwnRoute::claim)
+}

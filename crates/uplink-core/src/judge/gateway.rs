@@ -1,0 +1,354 @@
+//! Judges a gateway by its answers: silence, loss, and which kind of probe it answers at all.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::loss::Loss;
+use super::{Desk, Limits, Pace, Standing};
+use crate::event::{ProbeId, Question};
+use crate::snapshot::{Family, LinkIndex};
+use crate::status::Kind;
+use crate::time::Instant;
+
+/// Questions that are remembered, answered or not; older ones cannot change a verdict.
+const REMEMBERED: usize = 64;
+/// Unanswered questions without which silence is not believed.
+const ENOUGH: usize = 3;
+/// A path that is not elected is asked so often.
+const STANDBY: Duration = Duration::from_secs(1);
+/// The rival of a suspected path is asked so often.
+const RIVAL: Duration = Duration::from_millis(100);
+/// A suspected gateway is asked again after a time between these.
+const CONFIRM: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(100));
+/// Unanswered questions of one kind without which it is not set aside while the other answers.
+const ENOUGH_TO_SET_ASIDE: usize = 6;
+/// The kind that was set aside is tried again so often.
+const RECHECK: Duration = Duration::from_secs(10);
+/// A busy gateway that only forwards is believed for so many times patience.
+const PACKETS_ONLY: u32 = 3;
+
+#[derive(Debug)]
+pub(super) struct Gateway {
+    family: Family,
+    link: LinkIndex,
+    address: IpAddr,
+    source: IpAddr,
+    /// The kind that is asked on the tick.
+    asked: Kind,
+    asks: VecDeque<Ask>,
+    first_asked: Option<Instant>,
+    last_answer: Option<Instant>,
+    last_packet: Option<Instant>,
+    /// When the newest question that has an answer was asked.
+    proved_at: Option<Instant>,
+    ticked: Option<Instant>,
+    next_extra: Instant,
+    next_recheck: Instant,
+    suspected: Option<Instant>,
+    watching: bool,
+    /// A kind that was set aside and not told yet.
+    set_aside: Option<Kind>,
+    silent: bool,
+    loss: Loss,
+}
+
+#[derive(Debug)]
+struct Ask {
+    id: ProbeId,
+    kind: Kind,
+    at: Instant,
+    answered: bool,
+    /// Its silence says nothing: voided, or a try whether a kind that was set aside answers again.
+    void: bool,
+}
+
+impl Gateway {
+    pub(super) fn new(
+        family: Family,
+        link: LinkIndex,
+        address: IpAddr,
+        source: IpAddr,
+        now: Instant,
+    ) -> Self {
+        Self {
+            family,
+            link,
+            address,
+            source,
+            asked: Kind::Icmp,
+            asks: VecDeque::new(),
+            first_asked: None,
+            last_answer: None,
+            last_packet: None,
+            proved_at: None,
+            ticked: None,
+            next_extra: now,
+            next_recheck: now,
+            suspected: None,
+            watching: false,
+            set_aside: None,
+            silent: false,
+            loss: Loss::default(),
+        }
+    }
+
+    pub(super) fn advance(&mut self, now: Instant, pace: Pace, limits: Limits, desk: &mut Desk) {
+        self.notice_late(now, limits);
+        self.give_verdict(now, limits, desk);
+        if now >= self.next_tick(pace, limits) {
+            self.tick(now, desk);
+        }
+        self.recheck(now, desk);
+        if self.suspected.is_some() && !self.silent {
+            self.confirm(now, desk);
+        } else if pace == Pace::Rival && now >= self.next_extra {
+            self.ask(self.asked, now, desk);
+            self.next_extra = now + RIVAL;
+        }
+    }
+
+    pub(super) fn deadline(&self, now: Instant, pace: Pace, limits: Limits) -> Instant {
+        let extra = (self.confirming() || pace == Pace::Rival).then_some(self.next_extra);
+        let late = self.asks.iter().find(|ask| self.pending(ask)).map(|ask| ask.at + limits.late());
+        let late = late.filter(|_| self.suspected.is_none() && !self.silent);
+        let end = self.confirming().then(|| self.verdict_at(limits)).flatten().filter(|at| *at > now);
+        let recheck = (self.asked != Kind::Icmp).then_some(self.next_recheck);
+        [extra, late, end, recheck]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(Instant::NEVER)
+            .min(self.next_tick(pace, limits))
+    }
+
+    pub(super) fn answered(&mut self, id: ProbeId, at: Instant, now: Instant, limits: Limits) -> bool {
+        let Some(ask) = self.asks.iter_mut().find(|ask| ask.id == id) else {
+            return false;
+        };
+        ask.answered = true;
+        // A stamp from before the question is a clock's fault, one from after now likewise.
+        let at = at.max(ask.at).min(now);
+        let (kind, asked_at) = (ask.kind, ask.at);
+        self.last_answer = self.last_answer.max(Some(at));
+        self.proved_at = self.proved_at.max(Some(asked_at));
+        self.loss.answered(id, at, limits.patience / 2);
+        self.silent = false;
+        self.suspected = None;
+        if kind == Kind::Icmp && self.asked == Kind::Neighbour {
+            self.ask_now(Kind::Icmp);
+        }
+        true
+    }
+
+    /// It says nothing about loss. For silence it counts: what cannot even be sent proves no life.
+    pub(super) fn unsent(&mut self, id: ProbeId) {
+        self.loss.unsent(id);
+    }
+
+    pub(super) fn forwarded(&mut self, at: Instant, limits: Limits) {
+        self.watching = false;
+        self.last_packet = self.last_packet.max(Some(at));
+        self.loss.packet(at, limits.patience / 2);
+    }
+
+    pub(super) fn void(&mut self) {
+        for ask in &mut self.asks {
+            ask.void = true;
+        }
+        self.loss.void();
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        match self.last_answer {
+            _ if self.silent => Standing::Silent,
+            None => Standing::Unknown,
+            Some(_) if self.loss.lossy() => Standing::Lossy,
+            Some(_) => Standing::Up,
+        }
+    }
+
+    /// For how long a question has been without an answer, if no sign of life came since.
+    pub(super) fn silence(&self, now: Instant) -> Option<Duration> {
+        self.asks.iter().find(|ask| self.pending(ask)).map(|ask| now.since(ask.at))
+    }
+
+    pub(super) fn suspected(&self) -> Option<Instant> {
+        self.suspected.or(self.loss.suspected())
+    }
+
+    pub(super) const fn proved_at(&self) -> Option<Instant> {
+        self.proved_at
+    }
+
+    pub(super) const fn last_answer(&self) -> Option<Instant> {
+        self.last_answer
+    }
+
+    pub(super) fn last_sign(&self) -> Option<Instant> {
+        self.last_answer.max(self.last_packet)
+    }
+
+    pub(super) fn loss_percent(&self) -> Option<u32> {
+        self.loss.percent()
+    }
+
+    pub(super) const fn asked(&self) -> Kind {
+        self.asked
+    }
+
+    pub(super) fn take_lost(&mut self) -> u32 {
+        self.loss.take_fresh()
+    }
+
+    pub(super) fn take_set_aside(&mut self) -> Option<Kind> {
+        self.set_aside.take()
+    }
+
+    fn notice_late(&mut self, now: Instant, limits: Limits) {
+        let is_late = |ask: &&Ask| ask.at + limits.late() <= now;
+        for ask in self.asks.iter().filter(|ask| !ask.answered && !ask.void).filter(is_late) {
+            self.loss.late(ask.id);
+        }
+        let late = self.asks.iter().filter(|ask| self.pending(ask)).any(|ask| is_late(&ask));
+        if late && self.suspected.is_none() && !self.silent {
+            self.suspected = Some(now);
+            self.next_extra = now;
+        }
+        self.loss.weigh(now);
+    }
+
+    fn give_verdict(&mut self, now: Instant, limits: Limits, desk: &mut Desk) {
+        let late = |ask: &&Ask| self.pending(ask) && ask.at + limits.late() <= now;
+        if self.confirming()
+            && self.verdict_at(limits).is_some_and(|at| now >= at)
+            && self.asks.iter().filter(late).count() >= ENOUGH
+        {
+            self.silent = true;
+            // What was lost in the silence is accounted for by the verdict.
+            self.loss.clear();
+        }
+        self.choose_kind(now, limits);
+        if self.watching && !self.confirming() {
+            self.watching = false;
+            desk.unwatch(self.link, self.family);
+        }
+    }
+
+    /// The moment patience ends: after the last sign of life, where packets alone count for at most
+    /// three times patience since the last answer.
+    fn verdict_at(&self, limits: Limits) -> Option<Instant> {
+        let Some(answer) = self.last_answer else {
+            return self.first_asked.map(|first| first + limits.patience);
+        };
+        let packet = self.last_packet.map_or(answer, |packet| packet.max(answer));
+        let most = answer + limits.patience * PACKETS_ONLY;
+        Some((packet + limits.patience).min(most).max(answer + limits.patience))
+    }
+
+    /// A kind that stays silent for a whole patience while the other answers is set aside: this
+    /// gateway filters it.
+    fn choose_kind(&mut self, now: Instant, limits: Limits) {
+        let other = self.asked.other();
+        let newest_answer =
+            |kind| self.asks.iter().rev().find(|ask| ask.kind == kind && ask.answered).map(|ask| ask.at);
+        let (mine, others) = (newest_answer(self.asked), newest_answer(other));
+        let unanswered = |ask: &&Ask| {
+            ask.kind == self.asked
+                && !ask.answered
+                && !ask.void
+                && Some(ask.at) > mine
+                && ask.at + limits.late() <= now
+        };
+        let since = self.asks.iter().find(unanswered).map(|ask| ask.at);
+        let count = self.asks.iter().filter(unanswered).count();
+        if let Some(since) = since
+            && count >= ENOUGH_TO_SET_ASIDE
+            && now.since(since) >= limits.patience
+            && others >= Some(since)
+        {
+            self.next_recheck = now + RECHECK;
+            self.set_aside = Some(self.asked);
+            self.ask_now(other);
+        }
+    }
+
+    fn ask_now(&mut self, kind: Kind) {
+        self.asked = kind;
+        self.loss.clear();
+        // The other kind's silence has been explained.
+        for ask in self.asks.iter_mut().filter(|ask| ask.kind != kind) {
+            ask.void = true;
+        }
+    }
+
+    fn next_tick(&self, pace: Pace, limits: Limits) -> Instant {
+        let quick = match self.asked {
+            Kind::Icmp => limits.tick(),
+            Kind::Neighbour => limits.tick().max(RIVAL),
+        };
+        let every = match pace {
+            Pace::Quick => quick,
+            Pace::Standby | Pace::Rival => STANDBY.max(quick),
+        };
+        self.ticked.map_or(Instant::BOOT, |ticked| ticked + every)
+    }
+
+    fn tick(&mut self, now: Instant, desk: &mut Desk) {
+        self.ticked = Some(now);
+        if let Some(id) = self.ask(self.asked, now, desk) {
+            self.loss.asked(id, now);
+        }
+        // It may come back answering the other kind only.
+        if self.silent {
+            self.ask(self.asked.other(), now, desk);
+        }
+    }
+
+    fn confirm(&mut self, now: Instant, desk: &mut Desk) {
+        if now < self.next_extra {
+            return;
+        }
+        self.ask(Kind::Icmp, now, desk);
+        self.ask(Kind::Neighbour, now, desk);
+        if !self.watching {
+            self.watching = true;
+            desk.watch(self.link, self.family);
+        }
+        self.next_extra = now + desk.jitter(CONFIRM.0, CONFIRM.1);
+    }
+
+    fn recheck(&mut self, now: Instant, desk: &mut Desk) {
+        if self.asked != Kind::Icmp && now >= self.next_recheck {
+            self.next_recheck = now + RECHECK;
+            self.ask(Kind::Icmp, now, desk);
+            if let Some(ask) = self.asks.back_mut() {
+                ask.void = true;
+            }
+        }
+    }
+
+    fn ask(&mut self, kind: Kind, now: Instant, desk: &mut Desk) -> Option<ProbeId> {
+        let question = match kind {
+            Kind::Icmp => Question::Echo(self.address),
+            Kind::Neighbour => Question::Neighbour(self.address),
+        };
+        let id = desk.ask(self.link, self.source, question, now)?;
+        self.first_asked = self.first_asked.or(Some(now));
+        if self.asks.len() == REMEMBERED {
+            self.asks.pop_front();
+        }
+        self.asks.push_back(Ask { id, kind, at: now, answered: false, void: false });
+        Some(id)
+    }
+
+    /// Suspected, and not yet judged silent.
+    const fn confirming(&self) -> bool {
+        self.suspected.is_some() && !self.silent
+    }
+
+    /// Unanswered, and asked after the last answer.
+    fn pending(&self, ask: &Ask) -> bool {
+        !ask.answered && !ask.void && Some(ask.at) > self.last_answer
+    }
+}

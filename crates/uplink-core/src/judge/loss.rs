@@ -1,0 +1,135 @@
+//! How many of the last ticks went unanswered.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::event::ProbeId;
+use crate::time::Instant;
+
+/// Ticks that are looked back at: ten seconds of the elected path at the default patience, a
+/// resolution of 2.5 %.
+const TICKS: usize = 40;
+/// More than this many unanswered (20 %) is too lossy.
+const TOO_MANY: usize = TICKS / 5;
+/// At most this many unanswered (5 %) is well again.
+const FEW: usize = TICKS / 20;
+
+/// A window over the last ticks.
+#[derive(Debug, Default)]
+pub(super) struct Loss {
+    samples: VecDeque<Sample>,
+    lossy: bool,
+    suspected: Option<Instant>,
+    /// Samples lost since somebody last took the count.
+    fresh: u32,
+}
+
+#[derive(Debug)]
+struct Sample {
+    id: ProbeId,
+    asked: Instant,
+    state: State,
+    /// An answer to any question came soon after.
+    answer_near: bool,
+    /// A forwarded packet came soon after.
+    packet_near: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Pending,
+    Answered,
+    Lost,
+}
+
+impl Sample {
+    /// A tick on which only packets were seen does not count: the gateway was busy forwarding.
+    fn counts_as_lost(&self) -> bool {
+        self.state == State::Lost && (self.answer_near || !self.packet_near)
+    }
+}
+
+impl Loss {
+    pub(super) fn asked(&mut self, id: ProbeId, now: Instant) {
+        if self.samples.len() == TICKS {
+            self.samples.pop_front();
+        }
+        let sample = Sample { id, asked: now, state: State::Pending, answer_near: false, packet_near: false };
+        self.samples.push_back(sample);
+    }
+
+    /// Loss is never final: a late answer turns it back.
+    pub(super) fn answered(&mut self, id: ProbeId, now: Instant, near: Duration) {
+        for sample in self.samples.iter_mut().rev().take_while(|sample| now.since(sample.asked) <= near) {
+            sample.answer_near = true;
+        }
+        if let Some(sample) = self.samples.iter_mut().find(|sample| sample.id == id) {
+            sample.state = State::Answered;
+        }
+    }
+
+    pub(super) fn packet(&mut self, now: Instant, near: Duration) {
+        for sample in self.samples.iter_mut().rev().take_while(|sample| now.since(sample.asked) <= near) {
+            sample.packet_near = true;
+        }
+    }
+
+    pub(super) fn late(&mut self, id: ProbeId) {
+        if let Some(sample) =
+            self.samples.iter_mut().find(|sample| sample.id == id && sample.state == State::Pending)
+        {
+            sample.state = State::Lost;
+            self.fresh += 1;
+        }
+    }
+
+    pub(super) fn unsent(&mut self, id: ProbeId) {
+        self.samples.retain(|sample| sample.id != id);
+    }
+
+    /// Forgets what is out: nobody was awake to hear the answer.
+    pub(super) fn void(&mut self) {
+        self.samples.retain(|sample| sample.state != State::Pending);
+    }
+
+    /// Begins anew: what was lost is explained otherwise.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn weigh(&mut self, now: Instant) {
+        let lost = self.lost();
+        if lost > TOO_MANY {
+            self.lossy = true;
+        } else if lost <= FEW {
+            self.lossy = false;
+        }
+        match (lost > TOO_MANY / 2, self.suspected) {
+            (true, None) => self.suspected = Some(now),
+            (false, Some(_)) => self.suspected = None,
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+
+    pub(super) const fn lossy(&self) -> bool {
+        self.lossy
+    }
+
+    /// Since when it is half way to too lossy.
+    pub(super) const fn suspected(&self) -> Option<Instant> {
+        self.suspected
+    }
+
+    pub(super) fn percent(&self) -> Option<u32> {
+        let known = self.samples.iter().filter(|sample| sample.state != State::Pending).count();
+        (known > 0).then(|| u32::try_from(self.lost() * 100 / known).unwrap_or(100))
+    }
+
+    pub(super) fn take_fresh(&mut self) -> u32 {
+        std::mem::take(&mut self.fresh)
+    }
+
+    fn lost(&self) -> usize {
+        self.samples.iter().filter(|sample| sample.counts_as_lost()).count()
+    }
+}

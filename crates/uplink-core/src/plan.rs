@@ -1,0 +1,279 @@
+//! From what is elected and what the kernel has to the operations that are missing. Pure: `run`,
+//! `--dry-run` and the property tests share it.
+
+use std::collections::BTreeSet;
+
+use crate::discover::{foreign_defaults, own_defaults};
+use crate::own::{Op, OwnRoute, OwnRule, RuleForm, TABLE_PIN, probe_table};
+use crate::policy::{Placement, Policy};
+use crate::snapshot::{
+    Attributes, Family, Hop, LinkIndex, LinkKind, Prefix, Route, RouteKind, Snapshot, TABLE_MAIN,
+};
+use crate::status::Aside;
+
+/// Without any foreign default route the pin stands just below this metric, where a DHCP client or
+/// netplan would lay one.
+const USUAL_METRIC: u32 = 100;
+
+/// Where a family's default route should lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Through this interface, to this next hop.
+    pub hop: Hop,
+    /// With these attributes.
+    pub attributes: Attributes,
+    /// The path cannot be used now: a pin that leads there stays, but none is made.
+    pub keep_only: bool,
+}
+
+/// A target that is to be asked by a path's own way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeWay {
+    /// The path's next hop.
+    pub hop: Hop,
+    /// What the path's default route says.
+    pub attributes: Attributes,
+    /// The uplink's address.
+    pub from: Prefix,
+    /// The target.
+    pub to: Prefix,
+}
+
+/// What is missing in one family.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The operations, in an order in which no lookup ever fails.
+    pub ops: Vec<Op>,
+    /// Somebody meant the route that is there.
+    pub aside: Option<Aside>,
+}
+
+/// The operations that lead `family` from what the kernel has to what is wanted. With nothing
+/// wanted and no ways, they remove all that is ours.
+#[must_use]
+pub fn plan(
+    snapshot: &Snapshot,
+    policy: &Policy,
+    family: Family,
+    wanted: Option<&Wanted>,
+    ways: &[ProbeWay],
+) -> Plan {
+    let table = Table::read(snapshot, family);
+    let mut ops = probe_ways(snapshot, family, ways);
+    let aside = table.aside(snapshot, policy);
+    let wanted = wanted.filter(|_| aside.is_none());
+    match wanted {
+        Some(wanted) if !table.foreign_lead_to(&wanted.hop) => match table.placement(policy.placement) {
+            Some(Place::Main(free)) => {
+                ops.extend(table.pin(wanted, TABLE_MAIN, free));
+                // The way back from `table`: our rules go only when main leads where they do.
+                ops.extend(table.remove_rules());
+                ops.extend(table.remove(TABLE_PIN));
+            }
+            Some(Place::Table) => {
+                ops.extend(table.pin(wanted, TABLE_PIN, [1, 2]));
+                ops.extend(table.add_rules());
+                ops.extend(table.remove(TABLE_MAIN));
+            }
+            None => return Plan { ops, aside: Some(Aside::NoRoom) },
+        },
+        Some(_) | None => {
+            ops.extend(table.remove_rules());
+            ops.extend(table.remove(TABLE_PIN));
+            ops.extend(table.remove(TABLE_MAIN));
+        }
+    }
+    Plan { ops, aside }
+}
+
+/// The pin that decides lookups now.
+#[must_use]
+pub fn current_pin(snapshot: &Snapshot, family: Family) -> Option<OwnRoute> {
+    let table = Table::read(snapshot, family);
+    let place =
+        if table.rules.iter().any(|rule| rule.form() == RuleForm::Pin) { TABLE_PIN } else { TABLE_MAIN };
+    table.pins.into_iter().filter(|pin| pin.table() == place).min_by_key(OwnRoute::metric)
+}
+
+/// One family's default routes and our rules, as the kernel has them.
+struct Table<'a> {
+    family: Family,
+    foreign: Vec<&'a Route>,
+    /// Own routes in the main table and the pin's table.
+    pins: Vec<OwnRoute>,
+    rules: Vec<OwnRule>,
+}
+
+enum Place {
+    /// In the main table, at one of these metrics.
+    Main([u32; 2]),
+    /// In our own table.
+    Table,
+}
+
+impl<'a> Table<'a> {
+    fn read(snapshot: &'a Snapshot, family: Family) -> Self {
+        let rules = snapshot.rules.iter().filter(|rule| rule.family == family).filter_map(OwnRule::claim);
+        Self {
+            family,
+            foreign: foreign_defaults(snapshot, family).collect(),
+            pins: own_defaults(snapshot, family)
+                .filter(|route| matches!(route.table(), TABLE_MAIN | TABLE_PIN))
+                .collect(),
+            rules: rules.collect(),
+        }
+    }
+
+    /// Whether the best foreign default is one that somebody meant to have the last word.
+    fn aside(&self, snapshot: &Snapshot, policy: &Policy) -> Option<Aside> {
+        let best = self.foreign.first()?;
+        let configured = !policy.uplinks.is_empty();
+        match best.single_hop() {
+            _ if best.kind == RouteKind::Refused => (!configured).then_some(Aside::Refused),
+            None => (!configured).then_some(Aside::Multipath),
+            Some(hop) => {
+                let link = snapshot.links.get(&hop.link)?;
+                let named =
+                    policy.uplinks.iter().any(|uplink| crate::discover::is_match(&uplink.matching, link));
+                (link.kind == LinkKind::Tunnel && !named).then_some(Aside::Tunnel)
+            }
+        }
+    }
+
+    /// Whether a lookup without our pin would go where it should.
+    fn foreign_lead_to(&self, hop: &Hop) -> bool {
+        let Some(best) = self.foreign.first() else { return false };
+        // Among equals the kernel chooses, not we.
+        let equals = self.foreign.iter().take_while(|route| route.metric == best.metric);
+        equals.into_iter().all(|route| route.single_hop() == Some(hop))
+    }
+
+    fn placement(&self, placement: Placement) -> Option<Place> {
+        let lowest = self.foreign.first().map_or(USUAL_METRIC, |route| route.metric);
+        let main = (lowest >= 3).then(|| Place::Main([lowest - 1, lowest - 2]));
+        // What outranks every metric already need not move because the metrics changed.
+        let in_table = self.rules.iter().any(|rule| rule.form() == RuleForm::Pin)
+            && self.pins.iter().any(|pin| pin.table() == TABLE_PIN);
+        match placement {
+            Placement::Main => main,
+            Placement::Table => Some(Place::Table),
+            Placement::Auto if in_table => Some(Place::Table),
+            Placement::Auto => main.or(Some(Place::Table)),
+        }
+    }
+
+    /// Makes the pin in `table` lead where it should: adds the new one before it deletes the old.
+    fn pin(&self, wanted: &Wanted, table: u32, free: [u32; 2]) -> Vec<Op> {
+        let mut pins: Vec<&OwnRoute> = self.pins.iter().filter(|pin| pin.table() == table).collect();
+        pins.sort_by_key(|pin| pin.metric());
+        let highest = free[0].max(free[1]);
+        let fits = |pin: &OwnRoute| {
+            *pin.hop() == wanted.hop
+                && pin.metric() <= highest
+                && (wanted.keep_only || *pin.attributes() == wanted.attributes)
+        };
+        if let Some(good) = pins.iter().position(|pin| fits(pin)) {
+            pins.remove(good);
+            return delete(pins);
+        }
+        if wanted.keep_only {
+            return Vec::new();
+        }
+        // A crash between an add and a delete leaves two: the one that decides lookups stays longest.
+        let decides = pins.first().copied();
+        let spare: Vec<&OwnRoute> = pins.into_iter().skip(1).collect();
+        let metric = free.into_iter().find(|metric| decides.is_none_or(|pin| pin.metric() != *metric));
+        let new = OwnRoute::new(
+            self.family,
+            table,
+            metric.unwrap_or(highest),
+            wanted.hop.clone(),
+            wanted.attributes.clone(),
+        );
+        let mut ops = delete(spare);
+        ops.push(Op::AddRoute(new));
+        ops.extend(delete(decides.into_iter().collect()));
+        ops
+    }
+
+    /// First everything of main but its defaults, then the pin: the other way round, the host's own
+    /// subnets would be reached through the pin for a moment.
+    fn add_rules(&self) -> Vec<Op> {
+        let rule = |form| OwnRule::new(self.family, form);
+        let forms: Vec<RuleForm> = self.pin_rules().map(OwnRule::form).collect();
+        match forms.as_slice() {
+            [RuleForm::MainWithoutDefault, RuleForm::Pin] => Vec::new(),
+            [RuleForm::MainWithoutDefault] => vec![Op::AddRule(rule(RuleForm::Pin))],
+            _ => {
+                let add = [RuleForm::MainWithoutDefault, RuleForm::Pin].map(|form| Op::AddRule(rule(form)));
+                self.remove_rules().into_iter().chain(add).collect()
+            }
+        }
+    }
+
+    fn remove_rules(&self) -> Vec<Op> {
+        let mut rules: Vec<OwnRule> = self.pin_rules().cloned().collect();
+        rules.sort_by_key(|rule| rule.form() != RuleForm::Pin);
+        rules.into_iter().map(Op::DeleteRule).collect()
+    }
+
+    fn pin_rules(&self) -> impl Iterator<Item = &OwnRule> {
+        self.rules.iter().filter(|rule| matches!(rule.form(), RuleForm::MainWithoutDefault | RuleForm::Pin))
+    }
+
+    fn remove(&self, table: u32) -> Vec<Op> {
+        self.pins.iter().filter(|pin| pin.table() == table).cloned().map(Op::DeleteRoute).collect()
+    }
+}
+
+fn delete(pins: Vec<&OwnRoute>) -> Vec<Op> {
+    pins.into_iter().cloned().map(Op::DeleteRoute).collect()
+}
+
+/// Rules and routes that lead probes to targets through the path they judge.
+fn probe_ways(snapshot: &Snapshot, family: Family, ways: &[ProbeWay]) -> Vec<Op> {
+    let routes: Vec<OwnRoute> = own_defaults(snapshot, family)
+        .filter(|route| !matches!(route.table(), TABLE_MAIN | TABLE_PIN))
+        .collect();
+    let rules: Vec<OwnRule> = snapshot
+        .rules
+        .iter()
+        .filter(|rule| rule.family == family)
+        .filter_map(OwnRule::claim)
+        .filter(|rule| matches!(rule.form(), RuleForm::Probe { .. }))
+        .collect();
+    let mut wanted_routes: Vec<OwnRoute> = Vec::new();
+    let mut wanted_rules: Vec<OwnRule> = Vec::new();
+    for way in ways {
+        let link: LinkIndex = way.hop.link;
+        let metric = free_metric(&routes, way);
+        let route = OwnRoute::new(family, probe_table(link), metric, way.hop.clone(), way.attributes.clone());
+        let rule = OwnRule::new(family, RuleForm::Probe { from: way.from, to: way.to, link });
+        if !wanted_routes.contains(&route) {
+            wanted_routes.push(route);
+        }
+        if !wanted_rules.contains(&rule) {
+            wanted_rules.push(rule);
+        }
+    }
+    let mut seen = BTreeSet::new();
+    let double = |rule: &OwnRule, seen: &mut BTreeSet<String>| !seen.insert(rule.to_string());
+    let add_routes = wanted_routes.iter().filter(|route| !routes.contains(route)).cloned().map(Op::AddRoute);
+    let add_rules = wanted_rules.iter().filter(|rule| !rules.contains(rule)).cloned().map(Op::AddRule);
+    let delete_rules: Vec<Op> = rules
+        .iter()
+        .filter(|rule| double(rule, &mut seen) || !wanted_rules.contains(rule))
+        .cloned()
+        .map(Op::DeleteRule)
+        .collect();
+    let delete_routes =
+        routes.iter().filter(|route| !wanted_routes.contains(route)).cloned().map(Op::DeleteRoute);
+    add_routes.chain(add_rules).chain(delete_rules).chain(delete_routes).collect()
+}
+
+/// Of the two metrics in a probe table the one that leads there already, or else the free one.
+fn free_metric(routes: &[OwnRoute], way: &ProbeWay) -> u32 {
+    let mut here = routes.iter().filter(|route| route.table() == probe_table(way.hop.link));
+    let same = here.clone().find(|route| *route.hop() == way.hop && *route.attributes() == way.attributes);
+    same.map_or_else(|| if here.any(|route| route.metric() == 1) { 2 } else { 1 }, OwnRoute::metric)
+}

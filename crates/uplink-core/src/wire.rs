@@ -1,0 +1,289 @@
+//! The status as it leaves the process: plain records that any Varlink client can read.
+//!
+//! [`crate::status`] is made for deciding and telling, with nested enums and typed moments; the
+//! records here have only what Varlink has, so nothing nests deeper than it must. They stand in this
+//! crate because daemon and client share them, and writing them twice would be the alternative.
+//! What is sent is described in `io.uplinkd.varlink`; a test of the daemon compares the two.
+//!
+//! Moments are microseconds since the machine started (`CLOCK_BOOTTIME`), their names end in `_us`.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::own::OwnRoute;
+use crate::policy::{Mode, Target};
+use crate::snapshot::Family;
+use crate::status::{
+    self, Aside, Cause, FamilyStatus, GatewaySource, Health, Kind, Notice, PathStatus, Reason, TargetStatus,
+    UplinkStatus,
+};
+use crate::time::Instant;
+
+/// What `io.uplinkd.GetStatus` returns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GetStatus {
+    /// The whole state.
+    pub status: Status,
+}
+
+/// See [`status::Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The moment this was true.
+    pub now_us: u64,
+    /// Whether routes are written.
+    pub mode: Mode,
+    /// Every family is decided, or the wait for that is over.
+    pub ready: bool,
+    /// Per family: what is elected and what stands in the kernel.
+    pub families: Vec<Election>,
+    /// All uplinks, the most preferred first.
+    pub uplinks: Vec<Uplink>,
+    /// The last notices, oldest first.
+    pub changes: Vec<Change>,
+}
+
+/// See [`FamilyStatus`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Election {
+    /// The family.
+    pub family: Family,
+    /// The name of the elected uplink.
+    pub elected: Option<String>,
+    /// Why, as a word.
+    pub reason: String,
+    /// Why, as a sentence.
+    pub reason_text: String,
+    /// Since when.
+    pub since_us: u64,
+    /// Our default route in the kernel's table, if one is needed.
+    pub pin: Option<Pin>,
+    /// Why nothing of ours is written, as a word.
+    pub aside: Option<Aside>,
+    /// Why nothing of ours is written, as a sentence.
+    pub aside_text: Option<String>,
+}
+
+/// Our default route; see [`OwnRoute`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// The table it stands in; 254 is `main`.
+    pub table: u32,
+    /// Its metric.
+    pub metric: u32,
+    /// The next hop.
+    pub gateway: Option<IpAddr>,
+    /// The number of the interface it leads through.
+    pub ifindex: u32,
+}
+
+/// See [`UplinkStatus`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uplink {
+    /// What it is called.
+    pub name: String,
+    /// Its interface; none while it is missing.
+    pub interface: Option<String>,
+    /// Its tier.
+    pub tier: u32,
+    /// Its paths.
+    pub paths: Vec<Path>,
+}
+
+/// See [`PathStatus`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Path {
+    /// The family.
+    pub family: Family,
+    /// `up`, `down` or `unknown`.
+    pub health: String,
+    /// Why it is down.
+    pub cause: Option<Cause>,
+    /// The next hop.
+    pub gateway: Option<IpAddr>,
+    /// Where that was learned.
+    pub learned: Option<GatewaySource>,
+    /// The last answer from the gateway.
+    pub last_answer_us: Option<u64>,
+    /// Questions without an answer over the last 40 ticks, in percent.
+    pub loss_percent: Option<u32>,
+    /// What is asked on the tick.
+    pub asked: Option<Kind>,
+    /// When a path that fell may be taken again, if it stays well.
+    pub returns_us: Option<u64>,
+    /// Its targets.
+    pub targets: Vec<TargetAnswer>,
+}
+
+/// See [`TargetStatus`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetAnswer {
+    /// `icmp` or `tcp`.
+    pub kind: String,
+    /// Its address, with the port if it has one.
+    pub address: String,
+    /// Whether it answers; none before the first verdict.
+    pub answers: Option<bool>,
+}
+
+/// A notice and its moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// When.
+    pub at_us: u64,
+    /// What sort of notice it is.
+    pub kind: String,
+    /// The uplink it is about.
+    pub uplink: Option<String>,
+    /// The family it is about.
+    pub family: Option<Family>,
+    /// All of it, as a sentence.
+    pub text: String,
+}
+
+impl From<&status::Status> for Status {
+    fn from(status: &status::Status) -> Self {
+        Self {
+            now_us: micros(status.now),
+            mode: status.mode,
+            ready: status.ready,
+            families: status.families.iter().map(Election::from).collect(),
+            uplinks: status.uplinks.iter().map(Uplink::from).collect(),
+            changes: status.changes.iter().map(Change::from).collect(),
+        }
+    }
+}
+
+impl From<&FamilyStatus> for Election {
+    fn from(family: &FamilyStatus) -> Self {
+        Self {
+            family: family.family,
+            elected: family.elected.clone(),
+            reason: reason_word(family.reason).to_owned(),
+            reason_text: family.reason.to_string(),
+            since_us: micros(family.since),
+            pin: family.pin.as_ref().map(Pin::from),
+            aside: family.aside,
+            aside_text: family.aside.map(|aside| aside.to_string()),
+        }
+    }
+}
+
+impl From<&OwnRoute> for Pin {
+    fn from(route: &OwnRoute) -> Self {
+        Self {
+            table: route.table(),
+            metric: route.metric(),
+            gateway: route.hop().gateway,
+            ifindex: route.hop().link.0,
+        }
+    }
+}
+
+impl From<&UplinkStatus> for Uplink {
+    fn from(uplink: &UplinkStatus) -> Self {
+        Self {
+            name: uplink.name.clone(),
+            interface: uplink.interface.clone(),
+            tier: uplink.tier,
+            paths: uplink.paths.iter().map(Path::from).collect(),
+        }
+    }
+}
+
+impl From<&PathStatus> for Path {
+    fn from(path: &PathStatus) -> Self {
+        let (health, cause) = match path.health {
+            Health::Unknown => ("unknown", None),
+            Health::Up => ("up", None),
+            Health::Down(cause) => ("down", Some(cause)),
+        };
+        Self {
+            family: path.family,
+            health: health.to_owned(),
+            cause,
+            gateway: path.gateway,
+            learned: path.learned,
+            last_answer_us: path.last_answer.map(micros),
+            loss_percent: path.loss_percent,
+            asked: path.asked,
+            returns_us: path.returns_at.map(micros),
+            targets: path.targets.iter().map(TargetAnswer::from).collect(),
+        }
+    }
+}
+
+impl From<&TargetStatus> for TargetAnswer {
+    fn from(target: &TargetStatus) -> Self {
+        let (kind, address) = match target.target {
+            Target::Icmp(address) => ("icmp", address.to_string()),
+            Target::Tcp(address) => ("tcp", address.to_string()),
+        };
+        Self { kind: kind.to_owned(), address, answers: target.answers }
+    }
+}
+
+impl From<&status::Change> for Change {
+    fn from(change: &status::Change) -> Self {
+        let subject = Subject::of(&change.notice);
+        Self {
+            at_us: micros(change.at),
+            kind: subject.kind.to_owned(),
+            uplink: subject.uplink.map(str::to_owned),
+            family: subject.family,
+            text: change.notice.to_string(),
+        }
+    }
+}
+
+/// What a notice is about, for filters: in the status and in the fields of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subject<'a> {
+    /// What sort of notice it is, as a word.
+    pub kind: &'static str,
+    /// The uplink it is about; for an election the one elected now.
+    pub uplink: Option<&'a str>,
+    /// The family it is about.
+    pub family: Option<Family>,
+}
+
+impl<'a> Subject<'a> {
+    /// What `notice` is about.
+    #[must_use]
+    pub fn of(notice: &'a Notice) -> Self {
+        let (kind, uplink, family) = match notice {
+            Notice::Health { uplink, family, .. } => ("health", Some(uplink), Some(*family)),
+            Notice::Elected { now, family, .. } => ("elected", now.as_ref(), Some(*family)),
+            Notice::Gateway { uplink, family, .. } => ("gateway", Some(uplink), Some(*family)),
+            Notice::Interface { uplink, .. } => ("interface", Some(uplink), None),
+            Notice::SetAside { uplink, family, .. } => ("set_aside", Some(uplink), Some(*family)),
+            Notice::Wrote { op, .. } => ("wrote", None, Some(op.family())),
+            Notice::Refused { op, .. } => ("refused", None, Some(op.family())),
+            Notice::Aside { family, .. } => ("aside", None, Some(*family)),
+            Notice::Asleep(_) => ("asleep", None, None),
+            Notice::Ready => ("ready", None, None),
+        };
+        Self { kind, uplink: uplink.map(String::as_str), family }
+    }
+}
+
+/// A moment in microseconds since the machine started.
+#[must_use]
+pub const fn micros(at: Instant) -> u64 {
+    at.as_nanos() / 1_000
+}
+
+/// The word for a reason.
+const fn reason_word(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NothingWorks => "nothing_works",
+        Reason::Waiting => "waiting",
+        Reason::First => "first",
+        Reason::TakenOver => "taken_over",
+        Reason::Fell(_) => "fell",
+        Reason::Gone => "gone",
+        Reason::Preferred => "preferred",
+        Reason::FirstToAnswer => "first_to_answer",
+    }
+}

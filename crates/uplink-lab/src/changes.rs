@@ -1,0 +1,295 @@
+//! A listener that stamps every change to a host's routes, rules, links and addresses.
+
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use socket2::SockRef;
+use uplink_core::time::Instant;
+
+use crate::error::{Doing, Result};
+use crate::host::Host;
+use crate::kernel::{Names, Route, messages, read_route};
+use crate::record::{Record, Stamped};
+use crate::sys;
+
+/// The kernel's news groups that are joined (`RTNLGRP_*`, linux/rtnetlink.h): link, IPv4 address,
+/// route and rule, IPv6 address, route and rule, next hop.
+const GROUPS: [u32; 8] = [1, 5, 7, 8, 9, 11, 19, 32];
+
+/// What the kernel said has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A route was added or replaced.
+    RouteAdded(Route),
+    /// A route was deleted.
+    RouteDeleted(Route),
+    /// A rule was added.
+    RuleAdded(Rule),
+    /// A rule was deleted.
+    RuleDeleted(Rule),
+    /// An interface was made, or something about it changed.
+    Link {
+        /// Its name.
+        interface: String,
+        /// Whether it is set up.
+        up: bool,
+        /// Whether it has a carrier.
+        carrier: bool,
+    },
+    /// An interface is gone.
+    LinkDeleted {
+        /// Its name.
+        interface: String,
+    },
+    /// An address was added or renewed.
+    AddressAdded {
+        /// Its interface.
+        interface: String,
+        /// The address.
+        address: IpAddr,
+    },
+    /// An address was deleted.
+    AddressDeleted {
+        /// Its interface.
+        interface: String,
+        /// The address.
+        address: IpAddr,
+    },
+    /// Anything else, such as a next-hop object.
+    Other,
+}
+
+impl Change {
+    /// The route that was added or deleted.
+    #[must_use]
+    pub const fn route(&self) -> Option<&Route> {
+        match self {
+            Self::RouteAdded(route) | Self::RouteDeleted(route) => Some(route),
+            _ => None,
+        }
+    }
+
+    /// The protocol of the route or rule that was added or deleted.
+    #[must_use]
+    pub const fn protocol(&self) -> Option<u8> {
+        match self {
+            Self::RouteAdded(route) | Self::RouteDeleted(route) => Some(route.protocol),
+            Self::RuleAdded(rule) | Self::RuleDeleted(rule) => Some(rule.protocol),
+            _ => None,
+        }
+    }
+}
+
+/// A policy rule, as far as tests ask about it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// Its preference.
+    pub priority: u32,
+    /// The table that it leads to.
+    pub table: u32,
+    /// Who made it: `RTPROT_*`.
+    pub protocol: u8,
+    /// Where packets that it matches come from.
+    pub source: Option<IpAddr>,
+    /// Where packets that it matches go.
+    pub destination: Option<IpAddr>,
+}
+
+/// A running listener.
+#[derive(Debug)]
+pub struct Changes {
+    seen: Arc<Record<Change>>,
+    overruns: Arc<AtomicU64>,
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Changes {
+    /// Starts listening on a host. From the return on nothing is missed.
+    ///
+    /// # Errors
+    /// If the socket cannot be opened.
+    pub fn start(host: &Host) -> Result<Self> {
+        let socket = host.run(open).doing("open a netlink socket")?;
+        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).doing("make an eventfd")?;
+        let (stop, seen) = (Arc::new(stop), Arc::new(Record::new()));
+        let overruns = Arc::new(AtomicU64::new(0));
+        let (stopped, record, lost) = (stop.clone(), seen.clone(), overruns.clone());
+        let thread = host.thread("changes", move || {
+            sys::hurry();
+            listen(&socket, &stopped, &record, &lost);
+        })?;
+        Ok(Self { seen, overruns, stop, thread: Some(thread) })
+    }
+
+    /// Everything so far, in the kernel's order.
+    #[must_use]
+    pub fn all(&self) -> Vec<Stamped<Change>> {
+        self.seen.all()
+    }
+
+    /// Everything since a moment.
+    #[must_use]
+    pub fn since(&self, moment: Instant) -> Vec<Stamped<Change>> {
+        let mut all = self.all();
+        all.retain(|change| change.at >= moment);
+        all
+    }
+
+    /// Additions and deletions of default routes in any table since a moment.
+    #[must_use]
+    pub fn default_routes(&self, since: Instant) -> Vec<Stamped<Change>> {
+        let mut all = self.since(since);
+        all.retain(|change| change.what.route().is_some_and(Route::is_default));
+        all
+    }
+
+    /// How many additions and deletions of routes and rules since a moment carry this protocol.
+    #[must_use]
+    pub fn of_protocol(&self, protocol: u8, since: Instant) -> usize {
+        let same = |change: &&Stamped<Change>| change.what.protocol() == Some(protocol);
+        self.since(since).iter().filter(same).count()
+    }
+
+    /// The first change at or after `since` that `is_it` says yes to; waits at most so long.
+    ///
+    /// # Errors
+    /// [`Late`](crate::Error::Late), naming `what`.
+    pub fn wait_for(
+        &self,
+        what: &str,
+        since: Instant,
+        bound: Duration,
+        is_it: impl FnMut(&Change) -> bool,
+    ) -> Result<Stamped<Change>> {
+        self.seen.wait_for(what, since, bound, is_it)
+    }
+
+    /// How often the kernel had more to say than the socket had room for. Anything but 0 means that
+    /// changes were missed.
+    #[must_use]
+    pub fn overruns(&self) -> u64 {
+        self.overruns.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Changes {
+    fn drop(&mut self) {
+        // An eventfd takes 2^64 writes, and the listener does not panic.
+        let _ = self.stop.write(1);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn open() -> std::io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    sys::enlarge(&SockRef::from(&socket));
+    for group in GROUPS {
+        socket.add_membership(group)?;
+    }
+    Ok(socket)
+}
+
+fn listen(socket: &Socket, stop: &EventFd, seen: &Record<Change>, overruns: &AtomicU64) {
+    let mut names = Names::default();
+    loop {
+        let mut polled =
+            [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        // It fails when interrupted, or out of memory; either way asking again is right.
+        let _ = poll(&mut polled, PollTimeout::NONE);
+        if polled[1].any().unwrap_or(true) {
+            return;
+        }
+        match socket.recv_from_full() {
+            Ok((datagram, _)) => {
+                for message in messages(&datagram) {
+                    seen.push(read(message, &mut names));
+                }
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                overruns.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn read(
+    message: std::result::Result<NetlinkPayload<RouteNetlinkMessage>, String>,
+    names: &mut Names,
+) -> Change {
+    let Ok(NetlinkPayload::InnerMessage(message)) = message else {
+        return Change::Other;
+    };
+    let change = match &message {
+        RouteNetlinkMessage::NewRoute(route) => read_route(route, names).map(Change::RouteAdded),
+        RouteNetlinkMessage::DelRoute(route) => read_route(route, names).map(Change::RouteDeleted),
+        RouteNetlinkMessage::NewRule(rule) => Some(Change::RuleAdded(read_rule(rule))),
+        RouteNetlinkMessage::DelRule(rule) => Some(Change::RuleDeleted(read_rule(rule))),
+        RouteNetlinkMessage::NewLink(link) => {
+            let interface = link_name(link, names);
+            let flags = link.header.flags;
+            Some(Change::Link {
+                interface,
+                up: flags.contains(LinkFlags::Up),
+                carrier: flags.contains(LinkFlags::LowerUp),
+            })
+        }
+        RouteNetlinkMessage::DelLink(link) => Some(Change::LinkDeleted { interface: link_name(link, names) }),
+        RouteNetlinkMessage::NewAddress(message) => {
+            let interface = names.of(message.header.index);
+            address(message).map(|address| Change::AddressAdded { interface, address })
+        }
+        RouteNetlinkMessage::DelAddress(message) => {
+            let interface = names.of(message.header.index);
+            address(message).map(|address| Change::AddressDeleted { interface, address })
+        }
+        _ => None,
+    };
+    change.unwrap_or(Change::Other)
+}
+
+fn link_name(link: &LinkMessage, names: &mut Names) -> String {
+    for attribute in &link.attributes {
+        if let LinkAttribute::IfName(name) = attribute {
+            names.learn(link.header.index, name);
+        }
+    }
+    names.of(link.header.index)
+}
+
+fn address(message: &AddressMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    })
+}
+
+fn read_rule(message: &RuleMessage) -> Rule {
+    let mut rule = Rule { table: message.header.table.into(), ..Rule::default() };
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Priority(priority) => rule.priority = *priority,
+            RuleAttribute::Table(table) => rule.table = *table,
+            RuleAttribute::Protocol(protocol) => rule.protocol = (*protocol).into(),
+            RuleAttribute::Source(source) => rule.source = Some(*source),
+            RuleAttribute::Destination(to) => rule.destination = Some(*to),
+            _ => {}
+        }
+    }
+    rule
+}

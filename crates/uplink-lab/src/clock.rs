@@ -1,0 +1,151 @@
+//! The clock that everything in the lab is stamped with, and how late this machine wakes us.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
+use uplink_core::time::Instant;
+
+/// Now, on `CLOCK_BOOTTIME`: comparable with the daemon's own stamps.
+#[must_use]
+pub fn now() -> Instant {
+    // The clock exists since Linux 2.6.39; there is nothing to be done about a kernel without it.
+    let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Into::into);
+    Instant::BOOT + since_boot
+}
+
+/// Sleeps until a moment: for pacing and for letting time pass, never for waiting for an event.
+pub fn sleep_until(moment: Instant) {
+    let request = TimeSpec::from_duration(moment.since(Instant::BOOT));
+    while clock_nanosleep(ClockId::CLOCK_BOOTTIME, ClockNanosleepFlags::TIMER_ABSTIME, &request)
+        .is_err_and(|error| error == nix::Error::EINTR)
+    {}
+}
+
+/// Lets time pass.
+pub fn pass(span: Duration) {
+    sleep_until(now() + span);
+}
+
+/// How late something was, over many samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lateness {
+    /// How many samples.
+    pub samples: usize,
+    /// The median.
+    pub median: Duration,
+    /// All but one in a hundred were no later than this.
+    pub p99: Duration,
+    /// The worst.
+    pub max: Duration,
+}
+
+impl Lateness {
+    /// Sums up samples.
+    #[must_use]
+    pub fn of(mut samples: Vec<Duration>) -> Self {
+        samples.sort_unstable();
+        let rank = |percent: usize| {
+            let index = (samples.len() * percent / 100).min(samples.len().saturating_sub(1));
+            samples.get(index).copied().unwrap_or_default()
+        };
+        Self { samples: samples.len(), median: rank(50), p99: rank(99), max: rank(100) }
+    }
+}
+
+impl std::fmt::Display for Lateness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "median {:.3} ms, p99 {:.3} ms, max {:.3} ms late ({} samples)",
+            self.median.as_secs_f64() * 1e3,
+            self.p99.as_secs_f64() * 1e3,
+            self.max.as_secs_f64() * 1e3,
+            self.samples
+        )
+    }
+}
+
+/// Measures how late the machine itself is, so that it can be printed beside every figure of time:
+/// a thread sleeps 5 ms, again and again, at ordinary priority.
+#[derive(Debug)]
+pub struct Lag {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Vec<Duration>>>,
+}
+
+impl Lag {
+    /// Starts measuring.
+    #[must_use]
+    pub fn start() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut samples = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let due = now() + Duration::from_millis(5);
+                sleep_until(due);
+                samples.push(now().since(due));
+            }
+            samples
+        });
+        Self { stop, thread: Some(thread) }
+    }
+
+    /// Ends measuring.
+    #[must_use]
+    pub fn stop(mut self) -> Lateness {
+        Lateness::of(self.end())
+    }
+
+    fn end(&mut self) -> Vec<Duration> {
+        self.stop.store(true, Ordering::Relaxed);
+        let samples = self.thread.take().and_then(|thread| thread.join().ok());
+        samples.unwrap_or_default()
+    }
+}
+
+impl Drop for Lag {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Keeps the processors busy at ordinary priority until dropped.
+#[derive(Debug)]
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    /// Starts so many busy loops.
+    #[must_use]
+    pub fn start(loops: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = (0..loops)
+            .map(|_| {
+                let stopped = Arc::clone(&stop);
+                std::thread::spawn(move || {
+                    while !stopped.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                })
+            })
+            .collect();
+        Self { stop, threads }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // A busy loop cannot panic.
+            let _ = thread.join();
+        }
+    }
+}

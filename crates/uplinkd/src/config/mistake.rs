@@ -1,0 +1,95 @@
+//! What can be wrong with a configuration, and how it is shown.
+
+use std::fmt::Write as _;
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Why there is no policy.
+#[derive(Debug, Error)]
+pub(crate) enum ConfigError {
+    /// The file cannot be opened or read.
+    #[error("failed to read {}: {source}\n  = help: check the path and who may read it", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is larger than any configuration.
+    #[error("{file} is larger than 1 MiB\n  = help: this is not a configuration of uplinkd; check the path")]
+    TooLarge {
+        /// The file.
+        file: String,
+    },
+    /// The text has a mistake; rendered with file, line, column, source, caret and remedy.
+    #[error("{0}")]
+    Mistake(String),
+}
+
+/// A mistake in the text, not yet rendered.
+#[derive(Debug)]
+pub(super) struct Mistake {
+    /// The bytes of the text it is about.
+    span: Range<usize>,
+    /// What is wrong.
+    message: String,
+    /// What to do about it.
+    remedy: String,
+}
+
+impl Mistake {
+    /// A mistake in these bytes of the text.
+    pub(super) fn new(span: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { span, message: message.into(), remedy: remedy.into() }
+    }
+
+    /// The mistake as people see it.
+    pub(super) fn at(&self, file_name: &str, text: &str) -> ConfigError {
+        let place = Place::of(text, &self.span);
+        let gutter = " ".repeat(place.line.to_string().len());
+        let mut shown = format!(
+            "{}\n{gutter}--> {file_name}:{}:{}\n{gutter} |\n{} | {}\n{gutter} | {}{}\n",
+            self.message, place.line, place.column, place.line, place.source, place.indent, place.carets
+        );
+        // Writing to a string does not fail.
+        let _ = write!(shown, "{gutter} = help: {}", self.remedy);
+        ConfigError::Mistake(shown)
+    }
+}
+
+/// A span in terms of lines.
+struct Place<'a> {
+    /// From 1.
+    line: usize,
+    /// In characters, from 1.
+    column: usize,
+    /// The whole line.
+    source: &'a str,
+    /// As wide as what stands before the span.
+    indent: String,
+    /// As wide as the span within this line, at least one.
+    carets: String,
+}
+
+impl<'a> Place<'a> {
+    /// The place of `span` in `text`. A span past the end is at the end.
+    fn of(text: &'a str, span: &Range<usize>) -> Self {
+        let start = text.floor_char_boundary(span.start);
+        let (before, after) = text.split_at(start);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let head = before.get(line_start..).unwrap_or_default();
+        let tail = after.lines().next().unwrap_or_default();
+        let marked = span.end.saturating_sub(start).min(tail.len());
+        let marked = tail.get(..tail.floor_char_boundary(marked)).unwrap_or_default();
+        Self {
+            line: before.matches('\n').count() + 1,
+            column: head.chars().count() + 1,
+            source: text.get(line_start..start + tail.len()).unwrap_or_default(),
+            indent: head.chars().map(|c| if c == '\t' { '\t' } else { ' ' }).collect(),
+            carets: "^".repeat(marked.chars().count().max(1)),
+        }
+    }
+}

@@ -1,1 +1,0 @@
-//! A thin typed layer over netlink sockets.

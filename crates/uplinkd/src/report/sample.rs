@@ -1,0 +1,148 @@
+//! A status with something of everything, for the tests of this room.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use uplink_core::event::Outcome;
+use uplink_core::own::{Op, OwnRoute};
+use uplink_core::policy::{Mode, Target};
+use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, TABLE_MAIN};
+use uplink_core::status::{
+    Aside, Cause, Change, FamilyStatus, GatewaySource, Health, Kind, Notice, PathStatus, Reason, Status,
+    TargetStatus, UplinkStatus,
+};
+use uplink_core::time::Instant;
+
+/// A moment.
+fn at(seconds: u64) -> Instant {
+    Instant::BOOT + Duration::from_secs(seconds)
+}
+
+/// An address.
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// IPv4 on the port, IPv6 on management because the port's gateway is silent.
+pub(crate) fn status() -> Status {
+    Status {
+        now: at(1000),
+        mode: Mode::Steer,
+        ready: true,
+        families: vec![
+            FamilyStatus {
+                family: Family::Ipv4,
+                elected: Some("dpu".to_owned()),
+                reason: Reason::First,
+                since: at(20),
+                pin: Some(pin()),
+                aside: None,
+            },
+            FamilyStatus {
+                family: Family::Ipv6,
+                elected: Some("mgmt".to_owned()),
+                reason: Reason::Fell(Cause::Gateway),
+                since: at(990),
+                pin: None,
+                aside: None,
+            },
+        ],
+        uplinks: uplinks(),
+        changes: notices()
+            .into_iter()
+            .zip(900..)
+            .map(|(notice, second)| Change { at: at(second), notice })
+            .collect(),
+    }
+}
+
+fn pin() -> OwnRoute {
+    let hop = Hop { link: LinkIndex(3), gateway: Some(ip("10.0.120.1")) };
+    OwnRoute::new(Family::Ipv4, TABLE_MAIN, 98, hop, Attributes::default())
+}
+
+fn uplinks() -> Vec<UplinkStatus> {
+    let up = PathStatus {
+        family: Family::Ipv4,
+        health: Health::Up,
+        gateway: Some(ip("10.0.120.1")),
+        learned: Some(GatewaySource::Dhcp),
+        last_answer: Some(at(999)),
+        loss_percent: Some(0),
+        asked: Some(Kind::Icmp),
+        returns_at: None,
+        targets: vec![
+            TargetStatus { target: Target::Icmp(ip("10.0.0.53")), answers: Some(true) },
+            TargetStatus { target: Target::Tcp("[2001:db8::10]:6443".parse().unwrap()), answers: None },
+        ],
+    };
+    let down = PathStatus {
+        family: Family::Ipv6,
+        health: Health::Down(Cause::Gateway),
+        gateway: Some(ip("fe80::1")),
+        learned: Some(GatewaySource::Route),
+        last_answer: Some(at(985)),
+        loss_percent: Some(100),
+        returns_at: Some(at(1030)),
+        asked: Some(Kind::Neighbour),
+        targets: vec![],
+    };
+    let management =
+        PathStatus { health: Health::Up, returns_at: None, loss_percent: Some(2), ..down.clone() };
+    let missing = PathStatus {
+        family: Family::Ipv4,
+        health: Health::Unknown,
+        gateway: None,
+        learned: None,
+        last_answer: None,
+        loss_percent: None,
+        asked: None,
+        returns_at: None,
+        targets: vec![],
+    };
+    let uplink = |name: &str, interface: Option<&str>, tier, paths| UplinkStatus {
+        name: name.to_owned(),
+        interface: interface.map(str::to_owned),
+        tier,
+        paths,
+    };
+    vec![
+        uplink("dpu", Some("enp3s0f0np0"), 1, vec![up, down]),
+        uplink("mgmt", Some("br-dpu"), 2, vec![management]),
+        uplink("spare", None, 3, vec![missing]),
+        uplink("absent", None, 4, vec![]),
+    ]
+}
+
+/// One notice of every kind.
+pub(crate) fn notices() -> Vec<Notice> {
+    let (uplink, family) = ("dpu".to_owned(), Family::Ipv6);
+    vec![
+        Notice::Interface { uplink: uplink.clone(), interface: Some("enp3s0f0np0".to_owned()) },
+        Notice::Gateway {
+            uplink: uplink.clone(),
+            family,
+            gateway: Some(ip("fe80::1")),
+            learned: Some(GatewaySource::Route),
+        },
+        Notice::SetAside { uplink: uplink.clone(), family, kind: Kind::Icmp },
+        Notice::Health {
+            uplink: uplink.clone(),
+            family,
+            before: Health::Up,
+            now: Health::Down(Cause::Gateway),
+            silent_for: Some(Duration::from_millis(1003)),
+        },
+        Notice::Elected {
+            family,
+            before: Some(uplink),
+            now: Some("mgmt".to_owned()),
+            reason: Reason::Fell(Cause::Gateway),
+        },
+        Notice::Wrote { op: Op::AddRoute(pin()), dry: false },
+        Notice::Refused { op: Op::DeleteRoute(pin()), outcome: Outcome::Refused(1) },
+        Notice::Aside { family, aside: Some(Aside::Contest) },
+        Notice::Asleep(Duration::from_millis(700)),
+        Notice::Ready,
+    ]
+}

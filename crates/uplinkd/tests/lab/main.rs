@@ -1,0 +1,27 @@
+//! The daemon on real packets: each test checks the kernel's table, its answers to lookups, and a
+//! stream of packets, in both families where they apply.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test program with its own main: it may print and panic"
+)]
+
+mod scene;
+mod silence;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    // Namespaces are entered while there is one thread.
+    if let Err(error) = uplink_lab::enter() {
+        panic!("{error}");
+    }
+    let mut arguments = Arguments::from_args();
+    // More hosts at a time than this make each other late on two cores.
+    arguments.test_threads = arguments.test_threads.or(Some(4));
+    let trials: Vec<Trial> = [silence::trials()].into_iter().flatten().collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}

@@ -1,0 +1,211 @@
+//! A worker with a running daemon, watched from all sides.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use libtest_mimic::{Failed, Trial};
+use uplink_core::snapshot::{Family, protocol};
+use uplink_core::time::Instant;
+use uplink_lab::{
+    Change, Changes, Daemon, INTERNET4, INTERNET6, Lag, Lateness, Lookups, Site, Stamped, Stream,
+    StreamReport, now, pass,
+};
+
+pub(crate) type Outcome = Result<(), Failed>;
+
+/// What must happen at once, happens within this; generous, for machines that are busy.
+pub(crate) const SOON: Duration = Duration::from_secs(5);
+/// The default patience.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+/// The internet in both families.
+pub(crate) const INTERNET: [IpAddr; 2] = [IpAddr::V4(INTERNET4), IpAddr::V6(INTERNET6)];
+/// The port's place on the PCI bus.
+pub(crate) const PCI: &str = "0000:03:00.0";
+
+/// The interval of lookups and packets where no figure is taken: enough to see any outage that a
+/// person would.
+const STEADY: Duration = Duration::from_millis(5);
+
+/// A test by its name.
+pub(crate) fn trial(name: &str, test: fn() -> Outcome) -> Trial {
+    Trial::test(name, test)
+}
+
+/// A site with a daemon at work on its worker.
+pub(crate) struct Scene {
+    pub(crate) site: Site,
+    pub(crate) daemon: Daemon,
+    pub(crate) lookups: Lookups,
+    pub(crate) changes: Changes,
+    pub(crate) streams: Vec<Stream>,
+    /// The worker's table before the daemon.
+    pub(crate) before: String,
+    lag: Lag,
+}
+
+/// What the end of a scene showed.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    /// The streams, IPv4 first.
+    pub(crate) streams: Vec<StreamReport>,
+    /// How late the machine itself was meanwhile.
+    pub(crate) lateness: Lateness,
+}
+
+impl Scene {
+    /// The usual site, the port known by its PCI function, no configuration: the port is elected.
+    pub(crate) fn usual() -> Result<Self, Failed> {
+        Self::configured("")
+    }
+
+    /// The usual site with a configuration; the port is elected.
+    pub(crate) fn configured(toml: &str) -> Result<Self, Failed> {
+        let site = Site::new()?;
+        site.worker.give_pci("port", PCI)?;
+        let scene = Self::begin(site, toml)?;
+        scene.leads_to("port")?;
+        Ok(scene)
+    }
+
+    /// Any site, with default routes in both families; returns when the daemon is ready.
+    pub(crate) fn begin(site: Site, toml: &str) -> Result<Self, Failed> {
+        Self::paced(site, toml, STEADY)
+    }
+
+    /// As [`Scene::begin`], with a lookup and a packet in each interval.
+    pub(crate) fn paced(site: Site, toml: &str, interval: Duration) -> Result<Self, Failed> {
+        let before = site.worker.table_text()?;
+        let changes = Changes::start(&site.worker)?;
+        let lookups = Lookups::start(&site.worker, &INTERNET, interval)?;
+        let start = |address| Stream::start(&site.worker, &site.internet, address, interval);
+        let streams = INTERNET.into_iter().map(start).collect::<Result<_, _>>()?;
+        let daemon = daemon(toml).start(&site.worker)?;
+        let scene = Self { site, daemon, lookups, changes, streams, before, lag: Lag::start() };
+        scene.daemon.wait_ready(Duration::from_secs(40))?;
+        Ok(scene)
+    }
+
+    /// Both families lead to this interface, now or soon.
+    pub(crate) fn leads_to(&self, interface: &str) -> Outcome {
+        let end = now() + SOON;
+        for address in INTERNET {
+            while self.way_to(address).as_deref() != Some(interface) {
+                if now() >= end {
+                    return Err(self.explain(&format!("{address} does not lead to {interface}")));
+                }
+                pass(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
+    /// The interface that the last lookup of this address was answered with.
+    pub(crate) fn way_to(&self, address: IpAddr) -> Option<String> {
+        let changes = self.lookups.report().changes;
+        changes.into_iter().rev().find(|way| way.what.to == address)?.what.interface.ok()
+    }
+
+    /// Waits until both families lead to this interface; gives the moments of the first such answers.
+    pub(crate) fn moves_to(
+        &self,
+        interface: &str,
+        since: Instant,
+        bound: Duration,
+    ) -> Result<[Instant; 2], Failed> {
+        let at = |address| match self.lookups.wait_for(address, interface, since, bound) {
+            Ok(way) => Ok(way.at),
+            Err(error) => Err(self.explain(&error.to_string())),
+        };
+        Ok([at(INTERNET[0])?, at(INTERNET[1])?])
+    }
+
+    /// Lets time pass and checks that no lookup changed meanwhile.
+    pub(crate) fn stays(&self, span: Duration) -> Outcome {
+        let since = now();
+        pass(span);
+        let moved: Vec<_> = self.lookups.report().changes.into_iter().filter(|way| way.at > since).collect();
+        if moved.is_empty() { Ok(()) } else { Err(self.explain(&format!("moved: {moved:?}"))) }
+    }
+
+    /// Routes and rules of ours that were written since.
+    pub(crate) fn writes(&self, since: Instant) -> Vec<Stamped<Change>> {
+        let ours = |change: &Stamped<Change>| change.what.protocol() == Some(protocol::UPLINKD);
+        self.changes.since(since).into_iter().filter(ours).collect()
+    }
+
+    /// Our pin's metric in the main table, or in the table of placement `table`.
+    pub(crate) fn pins(&self, family: Family) -> Result<Vec<uplink_lab::Route>, Failed> {
+        let routes = self.site.worker.default_routes(family)?;
+        Ok(routes.into_iter().filter(|route| route.protocol == protocol::UPLINKD).collect())
+    }
+
+    /// What the status says of a path: `up`, `unknown`, or the cause.
+    pub(crate) fn health(&self, uplink: &str, family: Family) -> Result<String, Failed> {
+        let status = self.daemon.status()?;
+        let text = status.to_string();
+        let path = status["status"]["uplinks"]
+            .as_array()
+            .and_then(|uplinks| {
+                uplinks.iter().find(|entry| entry["name"] == uplink || entry["interface"] == uplink)
+            })
+            .and_then(|entry| {
+                entry["paths"].as_array()?.iter().find(|path| path["family"] == family.to_string())
+            })
+            .ok_or_else(|| format!("{uplink} has no {family} path in {text}"))?;
+        let of = |key: &str| path[key].as_str().map(str::to_owned);
+        of("cause").or_else(|| of("health")).ok_or_else(|| format!("no health in {path}").into())
+    }
+
+    /// Waits until the status says this of a path.
+    pub(crate) fn becomes(&self, uplink: &str, family: Family, health: &str) -> Outcome {
+        let end = now() + SOON + SOON;
+        loop {
+            let is = self.health(uplink, family)?;
+            if is == health {
+                return Ok(());
+            }
+            if now() >= end {
+                return Err(self.explain(&format!("{uplink} {family} is {is}, not {health}")));
+            }
+            pass(Duration::from_millis(5));
+        }
+    }
+
+    /// Stops the daemon: no lookup failed in all the time, and the table is as it was before.
+    pub(crate) fn finish(self) -> Result<Ending, Failed> {
+        let before = self.before.clone();
+        self.finish_with(&before)
+    }
+
+    /// As [`Scene::finish`], where somebody else left the table as in `expected`.
+    pub(crate) fn finish_with(mut self, expected: &str) -> Result<Ending, Failed> {
+        self.daemon.stop(SOON)?;
+        let after = self.site.worker.table_text()?;
+        if after != expected {
+            return Err(self.explain(&format!("the table differs.\nexpected:\n{expected}\nis:\n{after}")));
+        }
+        let asked = self.lookups.report();
+        if asked.failed > 0 {
+            return Err(self.explain(&format!("{} of {} lookups failed", asked.failed, asked.asked)));
+        }
+        let streams: Vec<StreamReport> = self.streams.into_iter().map(Stream::stop).collect();
+        let failed: u64 = streams.iter().map(|stream| stream.failed).sum();
+        if failed > 0 {
+            return Err(format!("the sending kernel refused {failed} packets").into());
+        }
+        Ok(Ending { streams, lateness: self.lag.stop() })
+    }
+
+    /// A failure with the daemon's log beside it.
+    pub(crate) fn explain(&self, what: &str) -> Failed {
+        let log = self.daemon.log();
+        let lines: Vec<String> = log.iter().map(|line| format!("  {} {}", line.at, line.what)).collect();
+        format!("{what}\nnow: {}\nthe daemon's log:\n{}", now(), lines.join("\n")).into()
+    }
+}
+
+/// The daemon under test.
+pub(crate) fn daemon(toml: &str) -> uplink_lab::DaemonBuilder {
+    let daemon = Daemon::of(env!("CARGO_BIN_EXE_uplinkd"), &["run"]);
+    if toml.is_empty() { daemon } else { daemon.config(toml) }
+}

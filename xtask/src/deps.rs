@@ -1,0 +1,84 @@
+//! What the project depends on: programs on the machine, crates in the lock file.
+
+use std::collections::BTreeSet;
+use std::env;
+
+use crate::run::{Failure, cargo, program};
+
+/// Programs that tests and demo run, and the Debian packages that have them.
+const PROGRAMS: [(&str, &str); 2] = [("ip", "iproute2"), ("nft", "nftables")];
+
+/// All that the core may depend on: serde, and what its derive macros are built from. None of it
+/// does I/O, reads a clock or starts a thread, so the core cannot either, but for the standard
+/// library, which clippy.toml watches.
+const CORE_MAY_USE: [&str; 8] =
+    ["proc-macro2", "quote", "serde", "serde_core", "serde_derive", "syn", "unicode-ident", "uplink-core"];
+
+/// Installs the programs that are missing where that is possible, else names them.
+pub(crate) fn programs() -> Result<(), Failure> {
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages = missing.join(" ");
+    let root = program("id", ["-u"]).output()?.trim() == "0";
+    if !root || !on_path("apt-get") {
+        return Err(Failure::Other(format!("install these packages first (Debian names): {packages}")));
+    }
+    let apt = |arguments: &[&str]| {
+        program("apt-get", arguments.iter().copied()).env("DEBIAN_FRONTEND", "noninteractive").run()
+    };
+    println!("installing {packages}");
+    apt(&["update", "--quiet"])?;
+    let install = ["install", "--quiet", "--yes", "--no-install-recommends"];
+    apt(&[&install, missing.as_slice()].concat())
+}
+
+/// Packages of programs that are not on the path.
+fn missing() -> Vec<&'static str> {
+    PROGRAMS.into_iter().filter(|(name, _)| !on_path(name)).map(|(_, package)| package).collect()
+}
+
+/// Whether a program can be run. Administrators' folders are often not on the path of a user.
+fn on_path(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(name).is_file())
+}
+
+/// The core's normal dependencies are known not to do I/O.
+pub(crate) fn core_is_pure() -> Result<(), Failure> {
+    let tree = cargo([
+        "tree",
+        "--package",
+        "uplink-core",
+        "--edges",
+        "normal,build",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}",
+    ])
+    .output()?;
+    let strangers: BTreeSet<&str> = tree
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| !CORE_MAY_USE.contains(name))
+        .collect();
+    if strangers.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Other(format!(
+        "uplink-core must not do I/O, but depends on {strangers:?}; move that to a crate at the edge"
+    )))
+}
+
+/// Dependencies have a licence, a source and one version as deny.toml says.
+pub(crate) fn deny() -> Result<(), Failure> {
+    if cargo(["deny", "--version"]).output().is_err() {
+        println!("installing cargo-deny, which takes some minutes");
+        cargo(["install", "--locked", "cargo-deny"]).run()?;
+    }
+    cargo(["deny", "check", "bans", "licenses", "sources"]).run()
+}
