@@ -76,7 +76,9 @@ pub(crate) struct Elected {
 enum Event {
     Arrives(Input),
     /// The observer reports; of the routes it may know only the old ones.
-    Seen { stale_routes: bool },
+    Seen {
+        stale_routes: bool,
+    },
     Packet(LinkIndex, Family),
 }
 
@@ -245,7 +247,8 @@ impl Bench {
                 self.arrive(seen);
             }
             Event::Packet(link, family) => {
-                if self.watched.contains(&(link, family)) && self.world.forwards_to(&self.kernel, link, family)
+                if self.watched.contains(&(link, family))
+                    && self.world.forwards_to(&self.kernel, link, family)
                 {
                     self.watched.remove(&(link, family));
                     self.arrive(Input::Forwarded { link, family, at: self.now });

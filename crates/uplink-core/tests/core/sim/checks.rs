@@ -118,9 +118,9 @@ pub(crate) fn no_flap(bench: &Bench, since: Instant, most: usize) {
 /// The paths that the core itself takes to be up.
 fn working(bench: &Bench, family: Family) -> Vec<String> {
     let uplinks = bench.status().map(|status| status.uplinks).unwrap_or_default();
-    let works = uplinks.into_iter().filter(|uplink| {
-        uplink.paths.iter().any(|path| path.family == family && path.health == Health::Up)
-    });
+    let works = uplinks
+        .into_iter()
+        .filter(|uplink| uplink.paths.iter().any(|path| path.family == family && path.health == Health::Up));
     works.map(|uplink| uplink.name).collect()
 }
 

@@ -43,10 +43,7 @@ impl Bench {
         let route = Route { metric, ..default_route(link, family) };
         if self.kernel.append_route(route).is_ok() {
             self.forget_routes(|other| {
-                other.family == family
-                    && other.is_default()
-                    && leads(other, link)
-                    && other.metric != metric
+                other.family == family && other.is_default() && leads(other, link) && other.metric != metric
             });
         }
     }
