@@ -11,7 +11,7 @@ use crate::event::{Answer, Input, Outcome, Output};
 use crate::judge::{Desk, Judge, Limits, Pace, Standing};
 use crate::memory::{Memory, Remembered};
 use crate::own::{Op, OwnRule, RuleForm, TABLE_MAIN_OR_PIN, probe_table};
-use crate::plan::{Plan, ProbeWay, Wanted, plan};
+use crate::plan::{Plan, ProbeWay, Wanted, current_pin, plan};
 use crate::policy::{Mode, Policy};
 use crate::snapshot::{Family, LinkIndex, Prefix, Snapshot};
 use crate::status::{Aside, Cause, Change, GatewaySource, Health, Notice, Reason};
@@ -166,15 +166,10 @@ impl Core {
     /// What the next process should know.
     #[must_use]
     pub fn memory(&self) -> Memory {
-        let elected = self
-            .families
-            .iter()
-            .filter_map(|state| Some((state.family, state.election.elected()?.to_owned())));
         let paths = self.judges.iter().filter(|(_, judge)| !judge.comeback().falls().is_empty());
         Memory {
             boot_id: self.boot_id.clone(),
             ready: self.ready,
-            elected: elected.collect(),
             paths: paths
                 .map(|(key, judge)| Remembered {
                     uplink: key.uplink.clone(),
@@ -306,24 +301,18 @@ impl Core {
         Hints { gateways: gateways.collect(), elected: elected.collect() }
     }
 
-    /// What the process before decided stands: by its memory, or by the pin it left.
+    /// What the process before decided stands as the kernel has it: by the pin that it left, or, if
+    /// it had decided, by the foreign route that made a pin needless.
     fn take_over(&mut self, now: Instant) {
         let Some(snapshot) = &self.snapshot else { return };
         for state in &mut self.families {
             let family = state.family;
-            let remembered =
-                self.memory.elected.iter().find(|(f, _)| *f == family).map(|(_, name)| name.clone());
-            let pinned = || {
-                let pins: Vec<_> = own_defaults(snapshot, family)
-                    .filter(|pin| TABLE_MAIN_OR_PIN.contains(&pin.table()))
-                    .collect();
-                let hop = pins.iter().min_by_key(|pin| pin.metric())?.hop();
-                let found = paths(&self.uplinks)
-                    .find(|(key, path)| key.family == family && path.hop.as_ref() == Some(hop));
-                found.map(|(key, _)| key.uplink)
-            };
-            if let Some(name) = remembered.or_else(pinned) {
-                state.election = Election::new(Some(name), now);
+            let pin = current_pin(snapshot, family).map(|pin| pin.hop().clone());
+            let foreign = || foreign_defaults(snapshot, family).next()?.single_hop().cloned();
+            let hop = if self.memory.ready { pin.or_else(foreign) } else { pin };
+            let elected = paths(&self.uplinks).find(|(key, path)| key.family == family && path.hop == hop);
+            if let Some((key, _)) = elected.filter(|_| hop.is_some()) {
+                state.election = Election::new(Some(key.uplink), now);
             }
         }
     }

@@ -9,14 +9,14 @@ use crate::snapshot::{Family, LinkIndex};
 use crate::time::Instant;
 
 /// Never more than ten neighbour probes a second on an interface: Cisco's dynamic ARP inspection
-/// shuts an untrusted port at fifteen.
+/// shuts an untrusted port at fifteen. Each family has its own ten, or one would starve the other.
 const BETWEEN_NEIGHBOURS: Duration = Duration::from_millis(100);
 
 /// Collects the judges' wishes as outputs.
 #[derive(Debug)]
 pub(crate) struct Desk {
     next_id: u64,
-    neighbours: BTreeMap<LinkIndex, Instant>,
+    neighbours: BTreeMap<(LinkIndex, Family), Instant>,
     random: u64,
     outputs: Vec<Output>,
 }
@@ -34,12 +34,13 @@ impl Desk {
         question: Question,
         now: Instant,
     ) -> Option<ProbeId> {
-        if matches!(question, Question::Neighbour(_)) {
-            let last = self.neighbours.get(&link);
+        if let Question::Neighbour(address) = question {
+            let share = (link, Family::of(address));
+            let last = self.neighbours.get(&share);
             if last.is_some_and(|last| now.since(*last) < BETWEEN_NEIGHBOURS) {
                 return None;
             }
-            self.neighbours.insert(link, now);
+            self.neighbours.insert(share, now);
         }
         let id = ProbeId(self.next_id);
         self.next_id += 1;
@@ -75,6 +76,6 @@ impl Desk {
 
     /// Forgets interfaces that are gone.
     pub(crate) fn retain(&mut self, keep: impl Fn(LinkIndex) -> bool) {
-        self.neighbours.retain(|link, _| keep(*link));
+        self.neighbours.retain(|(link, _), _| keep(*link));
     }
 }

@@ -36,8 +36,6 @@ use neighbour::Solicitations;
 use tcp::{Connect, Progress};
 use watch::Watch;
 
-/// Most packets read from one socket at once; what is left is read the next time.
-const AT_ONCE_MAX: usize = 256;
 /// Most connections that are being made at one time.
 const CONNECTS_MAX: usize = 64;
 
@@ -78,7 +76,7 @@ pub(crate) enum AskError {
         from: IpAddr,
     },
     /// No socket.
-    #[error("cannot open a socket on interface {} for {what}: {source}; CAP_NET_RAW is needed", link.0)]
+    #[error("cannot open a socket on interface {} for {what}: {source}{}", link.0, remedy(source))]
     Open {
         /// What for.
         what: &'static str,
@@ -339,6 +337,14 @@ impl Prober {
         self.connects.retain(|_, connect| !connect.is_over(now));
         let over = self.watches.extract_if(.., |_, watch| watch.is_over(now));
         socket::close_aside(over.map(|(_, watch)| watch.socket).collect());
+    }
+}
+
+/// What to do where that is known.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; give the service CAP_NET_RAW",
+        _ => "",
     }
 }
 

@@ -1,0 +1,3 @@
+//! What the daemon does on a host, told by behaviour.
+
+mod silence;

@@ -1,0 +1,136 @@
+//! A gateway that gives no sign of life.
+
+use std::time::Duration;
+
+use uplink_core::policy::Policy;
+use uplink_core::snapshot::Family;
+use uplink_core::status::{Cause, Health, Kind};
+
+use crate::sim::bench::Bench;
+use crate::sim::site::{BOARD, DPU, MGMT, PORT, steered_worker, worker};
+use crate::sim::{ms, secs};
+
+/// A switch may be later than patience by this much: the end of patience is noticed at once, the
+/// rest is the rival's answer.
+const MARGIN: Duration = ms(100);
+
+fn steered_with(patience: Duration) -> Bench {
+    let mut bench = worker();
+    bench.policy = Policy { patience, ..Policy::default() };
+    bench.start();
+    bench.run(secs(20));
+    bench.assert_way(PORT);
+    bench
+}
+
+#[test]
+fn it_is_left_when_patience_ends_and_not_before() {
+    for patience in [secs(1), ms(300), ms(200)] {
+        for offset in 0..40 {
+            let mut bench = steered_with(patience);
+            bench.run(patience * offset / 40);
+            bench.silence(PORT);
+            let signs: Vec<_> =
+                Family::ALL.iter().map(|family| bench.world.heard[&(PORT, *family)].at).collect();
+            let after = bench.until(secs(5), |bench| bench.leaves_by(MGMT));
+            let after = after.unwrap_or_else(|| panic!("{patience:?}: never left"));
+            assert!(after <= patience + MARGIN, "{patience:?}, at {offset}/40: left after {after:?}");
+            for (family, sign) in Family::ALL.iter().zip(signs) {
+                let left = bench.elections.iter().rfind(|e| e.family == *family).expect("it moved").at;
+                assert!(left.since(sign) >= patience, "{patience:?}: left {:?} early", left.since(sign));
+            }
+        }
+    }
+}
+
+#[test]
+fn both_silent_is_no_reason_to_move() {
+    let mut bench = steered_worker();
+    bench.silence(PORT);
+    bench.silence(MGMT);
+    bench.run(secs(300));
+    bench.assert_way(PORT);
+    let health = bench.path(DPU, Family::Ipv4).map(|path| path.health);
+    assert_eq!(health, Some(Health::Down(Cause::Shared)));
+    assert_eq!(bench.elections.len(), 2);
+}
+
+#[test]
+fn after_a_shared_silence_the_first_to_answer_waits_for_the_preferred() {
+    let mut bench = steered_worker();
+    bench.silence(PORT);
+    bench.silence(MGMT);
+    bench.run(secs(30));
+    bench.revive(MGMT);
+    bench.run(ms(50));
+    bench.revive(PORT);
+    bench.run(secs(120));
+    bench.assert_way(PORT);
+    assert_eq!(bench.elections.len(), 2);
+}
+
+#[test]
+fn after_a_shared_silence_management_alone_is_taken_one_patience_later() {
+    let mut bench = steered_worker();
+    bench.silence(PORT);
+    bench.silence(MGMT);
+    bench.run(secs(30));
+    bench.revive(MGMT);
+    let after = bench.until(secs(10), |bench| bench.leaves_by(MGMT)).expect("it moves");
+    // It is asked every quarter of patience while all are silent.
+    assert!(after >= secs(1) && after <= secs(1) + ms(250) + MARGIN, "{after:?}");
+}
+
+#[test]
+fn filtered_echo_is_set_aside_and_does_not_move() {
+    let mut bench = steered_worker();
+    bench.gateways(PORT, |gateway| gateway.echo = false);
+    bench.run(secs(300));
+    bench.assert_way(PORT);
+    let path = bench.path(DPU, Family::Ipv4).expect("it is shown");
+    assert_eq!((path.health, path.asked), (Health::Up, Some(Kind::Neighbour)));
+    assert_eq!(bench.elections.len(), 2);
+
+    bench.silence(PORT);
+    let after = bench.until(secs(5), |bench| bench.leaves_by(MGMT)).expect("it moves");
+    assert!(after <= secs(1) + MARGIN, "{after:?}");
+}
+
+#[test]
+fn a_gateway_that_only_forwards_is_believed_for_three_times_patience() {
+    for (silent_for, moves) in [(ms(2000), false), (ms(4000), true)] {
+        let mut bench = steered_worker();
+        bench.gateways(PORT, |gateway| gateway.busy = true);
+        bench.run(secs(1));
+        bench.gateways(PORT, |gateway| (gateway.echo, gateway.neighbour) = (false, false));
+        bench.run(silent_for);
+        assert_eq!(bench.leaves_by(MGMT), moves, "silent for {silent_for:?}");
+        bench.gateways(PORT, |gateway| (gateway.echo, gateway.neighbour) = (true, true));
+        bench.run(secs(5));
+        assert_eq!(bench.leaves_by(MGMT), moves, "silent for {silent_for:?}");
+    }
+}
+
+#[test]
+fn a_standby_that_dies_is_shown_and_changes_nothing() {
+    let mut bench = steered_worker();
+    let writes = bench.writes();
+    bench.silence(MGMT);
+    bench.run(secs(60));
+    assert_eq!(bench.path(BOARD, Family::Ipv4).map(|path| path.health), Some(Health::Down(Cause::Gateway)));
+    assert_eq!(bench.writes(), writes);
+    bench.assert_way(PORT);
+}
+
+#[test]
+fn a_short_silence_is_forgiven() {
+    let mut bench = steered_worker();
+    for _ in 0..20 {
+        bench.silence(PORT);
+        bench.run(ms(700));
+        bench.revive(PORT);
+        bench.run(secs(10));
+    }
+    bench.assert_way(PORT);
+    assert_eq!(bench.elections.len(), 2);
+}

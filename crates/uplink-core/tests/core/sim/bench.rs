@@ -1,0 +1,402 @@
+//! The loop around the core, as the daemon runs it, but in virtual time: it jumps to whatever comes
+//! next, and every promise is checked after every single operation and every turn.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use uplink_core::event::{Input, Outcome, Output};
+use uplink_core::memory::Memory;
+use uplink_core::own::Op;
+use uplink_core::policy::Policy;
+use uplink_core::snapshot::{Family, LinkIndex, Route, Snapshot};
+use uplink_core::status::{FamilyStatus, Notice, PathStatus, Reason, Status};
+use uplink_core::time::Instant;
+use uplink_core::{Core, Start};
+
+use super::kernel::Kernel;
+use super::record::{Life, Turn};
+use super::world::{Fate, World};
+use super::{checks, ms, secs};
+
+/// From a change in the kernel to the observer's word of it.
+const OBSERVED_AFTER: Duration = Duration::from_micros(200);
+/// From a wish to watch an interface to the next forwarded packet, on a busy one.
+const NEXT_PACKET: Duration = ms(2);
+
+/// How soon the observer knows what it must look up because the kernel does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Observer {
+    /// With the event that tells of the cause.
+    Prompt,
+    /// First links and addresses, with the routes as they were; the truth so much later.
+    Looks(Duration),
+}
+
+/// A host with the core running on it.
+pub(crate) struct Bench {
+    pub(crate) now: Instant,
+    pub(crate) kernel: Kernel,
+    pub(crate) world: World,
+    pub(crate) observer: Observer,
+    /// What is configured; goes into the core at the next start.
+    pub(crate) policy: Policy,
+    /// What the last process wrote down.
+    pub(crate) memory: Memory,
+    pub(crate) elections: Vec<Elected>,
+    pub(crate) notices: Vec<(Instant, Notice)>,
+    pub(crate) operations: Vec<(Instant, Op, Outcome)>,
+    /// When READY was told.
+    pub(crate) ready: Option<Instant>,
+    /// The process is killed after so many more operations.
+    pub(crate) kill_after: Option<usize>,
+    pub(crate) lives: Vec<Life>,
+    pub(crate) turns: checks::Turns,
+    core: Option<Core>,
+    coming: BTreeMap<(Instant, u64), Event>,
+    count: u64,
+    /// What waits in the sockets.
+    inbox: Vec<Input>,
+    frozen: bool,
+    watched: BTreeSet<(LinkIndex, Family)>,
+    seen_changes: u64,
+    checked_changes: u64,
+    seen_routes: Vec<Route>,
+}
+
+/// A change of mind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Elected {
+    pub(crate) at: Instant,
+    pub(crate) family: Family,
+    pub(crate) before: Option<String>,
+    pub(crate) now: String,
+    pub(crate) reason: Reason,
+}
+
+enum Event {
+    Arrives(Input),
+    /// The observer reports; of the routes it may know only the old ones.
+    Seen {
+        stale_routes: bool,
+    },
+    Packet(LinkIndex, Family),
+}
+
+impl Bench {
+    /// A host on which nothing runs yet, twenty seconds after boot.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            now: Instant::BOOT + secs(20),
+            kernel: Kernel::new(),
+            world: World::new(seed),
+            observer: Observer::Prompt,
+            policy: Policy::default(),
+            memory: Memory::default(),
+            elections: Vec::new(),
+            notices: Vec::new(),
+            operations: Vec::new(),
+            ready: None,
+            kill_after: None,
+            lives: Vec::new(),
+            turns: checks::Turns::default(),
+            core: None,
+            coming: BTreeMap::new(),
+            count: 0,
+            inbox: Vec::new(),
+            frozen: false,
+            watched: BTreeSet::new(),
+            seen_changes: 0,
+            checked_changes: 0,
+            seen_routes: Vec::new(),
+        }
+    }
+
+    /// Starts the daemon, with what the one before left.
+    pub(crate) fn start(&mut self) {
+        let start = Start {
+            policy: self.policy.clone(),
+            memory: self.memory.clone(),
+            boot_id: "this boot".to_owned(),
+            machine: 512,
+            now: self.now,
+        };
+        self.lives.push(Life { start: start.clone(), turns: Vec::new() });
+        self.core = Some(Core::new(start));
+        self.inbox.clear();
+        self.seen_changes = self.kernel.changes;
+        let first = self.look(false);
+        self.feed(vec![first]);
+    }
+
+    /// Ends the process on the spot; the kernel keeps what it has.
+    pub(crate) fn kill(&mut self) {
+        self.core = None;
+        self.kill_after = None;
+        self.frozen = false;
+        self.inbox.clear();
+        self.watched.clear();
+        self.coming.clear();
+    }
+
+    /// Asks the process to end, and lets it.
+    pub(crate) fn stop(&mut self) {
+        self.thaw();
+        self.feed(vec![Input::Stop]);
+        self.kill();
+    }
+
+    /// The operator's configuration is read again.
+    pub(crate) fn configure(&mut self, policy: Policy) {
+        self.policy = policy.clone();
+        self.arrive(Input::Policy(Box::new(policy)));
+    }
+
+    /// From now on the loop does not run; the sockets fill.
+    pub(crate) fn freeze(&mut self) {
+        self.frozen = true;
+    }
+
+    /// The loop runs again.
+    pub(crate) fn thaw(&mut self) {
+        self.frozen = false;
+        let waiting = std::mem::take(&mut self.inbox);
+        if !waiting.is_empty() {
+            self.feed(waiting);
+        } else if self.core.as_ref().is_some_and(|core| core.deadline() <= self.now) {
+            self.feed(vec![Input::Deadline]);
+        }
+    }
+
+    /// The process stands still for `span`, the world does not.
+    pub(crate) fn stall(&mut self, span: Duration) {
+        self.freeze();
+        self.run(span);
+        self.thaw();
+    }
+
+    /// The machine sleeps for `span`: what was on its way is lost.
+    pub(crate) fn suspend(&mut self, span: Duration) {
+        self.coming.clear();
+        self.now = self.now + span;
+        self.settle_changes();
+        self.feed(vec![Input::Deadline]);
+    }
+
+    /// Lets `span` pass.
+    pub(crate) fn run(&mut self, span: Duration) {
+        let end = self.now + span;
+        self.settle_changes();
+        while let Some(at) = self.next().filter(|at| *at <= end) {
+            self.now = at;
+            self.step();
+        }
+        self.now = end;
+    }
+
+    /// Lets time pass until `wanted` holds, at most `most`; tells after how long it did.
+    pub(crate) fn until(&mut self, most: Duration, wanted: impl Fn(&Self) -> bool) -> Option<Duration> {
+        let (begin, end) = (self.now, self.now + most);
+        self.settle_changes();
+        while !wanted(self) {
+            let at = self.next().filter(|at| *at <= end)?;
+            self.now = at;
+            self.step();
+        }
+        Some(self.now.since(begin))
+    }
+
+    /// What the process publishes; none while none runs.
+    pub(crate) fn status(&self) -> Option<Status> {
+        self.core.as_ref().map(|core| core.status(self.now))
+    }
+
+    /// The state of a family's decision.
+    pub(crate) fn family(&self, family: Family) -> FamilyStatus {
+        let status = self.status().expect("the daemon runs");
+        status.families.into_iter().find(|state| state.family == family).expect("both families are shown")
+    }
+
+    /// The state of a path.
+    pub(crate) fn path(&self, uplink: &str, family: Family) -> Option<PathStatus> {
+        let uplinks = self.status()?.uplinks;
+        let uplink = uplinks.into_iter().find(|candidate| candidate.name == uplink)?;
+        uplink.paths.into_iter().find(|path| path.family == family)
+    }
+
+    /// How many operations were carried out, or tried.
+    pub(crate) fn writes(&self) -> usize {
+        self.operations.len()
+    }
+
+    fn next(&self) -> Option<Instant> {
+        let event = self.coming.keys().next().map(|(at, _)| *at);
+        let deadline = self.core.as_ref().filter(|_| !self.frozen).map(Core::deadline);
+        event.into_iter().chain(deadline).min().filter(|at| *at < Instant::NEVER)
+    }
+
+    fn step(&mut self) {
+        let due = self.coming.first_key_value().is_some_and(|((at, _), _)| *at <= self.now);
+        if !due {
+            return self.feed(vec![Input::Deadline]);
+        }
+        let Some((_, event)) = self.coming.pop_first() else { return };
+        match event {
+            Event::Arrives(input) => self.arrive(input),
+            Event::Seen { stale_routes } => {
+                let seen = self.look(stale_routes);
+                self.arrive(seen);
+            }
+            Event::Packet(link, family) => {
+                if self.watched.contains(&(link, family))
+                    && self.world.forwards_to(&self.kernel, link, family)
+                {
+                    self.watched.remove(&(link, family));
+                    self.arrive(Input::Forwarded { link, family, at: self.now });
+                }
+            }
+        }
+    }
+
+    fn arrive(&mut self, input: Input) {
+        match (self.core.is_some(), self.frozen) {
+            (false, _) => {}
+            (true, true) => self.inbox.push(input),
+            (true, false) => self.feed(vec![input]),
+        }
+    }
+
+    /// Gives the core its inputs and does all that it wants done, until it wants no more.
+    fn feed(&mut self, first: Vec<Input>) {
+        let mut inputs = first;
+        while !inputs.is_empty() {
+            let Some(core) = &mut self.core else { return };
+            self.turns.count(self.now);
+            let (at, given) = (self.now, inputs.clone());
+            core.handle_all(inputs, at);
+            let outputs: Vec<Output> = std::iter::from_fn(|| core.poll_output()).collect();
+            checks::deadline_advances(core, at);
+            if let Some(life) = self.lives.last_mut() {
+                life.turns.push(Turn { at, inputs: given, outputs: outputs.clone() });
+            }
+            inputs = self.carry_out(outputs);
+        }
+        if self.checked_changes != self.kernel.changes {
+            self.checked_changes = self.kernel.changes;
+            checks::we_break_nothing(self);
+        }
+    }
+
+    /// Routes first, then questions, then telling.
+    fn carry_out(&mut self, outputs: Vec<Output>) -> Vec<Input> {
+        let mut inputs = Vec::new();
+        for output in &outputs {
+            let Output::Apply(ops) = output else { continue };
+            let outcomes = self.apply(ops);
+            if self.core.is_none() {
+                return Vec::new();
+            }
+            inputs.push(Input::Applied(outcomes));
+        }
+        let applied = !inputs.is_empty();
+        for output in outputs {
+            inputs.extend(self.tell_or_ask(output));
+        }
+        if applied {
+            inputs.push(self.look(false));
+        }
+        inputs
+    }
+
+    fn apply(&mut self, ops: &[Op]) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        for op in ops {
+            if self.kill_after == Some(0) {
+                self.kill();
+                return outcomes;
+            }
+            self.kill_after = self.kill_after.map(|left| left - 1);
+            let before = self.kernel.clone();
+            let outcome = self.kernel.carry_out(op);
+            checks::operation(self, &before, op, &outcome);
+            self.operations.push((self.now, op.clone(), outcome.clone()));
+            let failed = outcome != Outcome::Done
+                && !(outcome == Outcome::Absent && matches!(op, Op::DeleteRoute(_) | Op::DeleteRule(_)));
+            outcomes.push(outcome);
+            if failed {
+                break;
+            }
+        }
+        // Our own look follows; the events of our own changes say nothing new.
+        outcomes
+    }
+
+    fn tell_or_ask(&mut self, output: Output) -> Option<Input> {
+        match output {
+            Output::Ask(probe) => match self.world.send(&self.kernel, &probe, self.now) {
+                Fate::Unsent => return Some(Input::Unsent(probe.id)),
+                Fate::Lost => {}
+                Fate::Answered(answer) => self.later(answer.at, Event::Arrives(Input::Answer(answer))),
+            },
+            Output::Watch { link, family, .. } => {
+                self.watched.insert((link, family));
+                self.later(self.now + NEXT_PACKET, Event::Packet(link, family));
+            }
+            Output::Unwatch { link, family } => {
+                self.watched.remove(&(link, family));
+            }
+            Output::Ready => self.ready = Some(self.now),
+            Output::Remember => {
+                self.memory = self.core.as_ref().map(Core::memory).unwrap_or_default();
+            }
+            Output::Notice(notice) => self.note(notice),
+            Output::Apply(_) => {}
+        }
+        None
+    }
+
+    fn note(&mut self, notice: Notice) {
+        if let Notice::Elected { family, before, now: Some(now), reason } = &notice {
+            let (at, family, reason) = (self.now, *family, *reason);
+            let elected = Elected { at, family, before: before.clone(), now: now.clone(), reason };
+            checks::moved_to_something_proven(self, &elected);
+            self.elections.push(elected);
+        }
+        self.notices.push((self.now, notice));
+    }
+
+    /// What the observer reports now.
+    fn look(&mut self, stale_routes: bool) -> Input {
+        let mut snapshot: Snapshot = self.kernel.snapshot();
+        if stale_routes {
+            snapshot.routes.clone_from(&self.seen_routes);
+        } else {
+            self.seen_routes.clone_from(&snapshot.routes);
+            self.seen_changes = self.kernel.changes;
+        }
+        Input::Snapshot(Box::new(snapshot))
+    }
+
+    /// Lets the observer notice what was changed since it last looked, and forwarded packets come.
+    fn settle_changes(&mut self) {
+        if self.kernel.changes != self.seen_changes {
+            self.seen_changes = self.kernel.changes;
+            match self.observer {
+                Observer::Prompt => {
+                    self.later(self.now + OBSERVED_AFTER, Event::Seen { stale_routes: false });
+                }
+                Observer::Looks(after) => {
+                    self.later(self.now + OBSERVED_AFTER, Event::Seen { stale_routes: true });
+                    self.later(self.now + after, Event::Seen { stale_routes: false });
+                }
+            }
+        }
+        for (link, family) in self.watched.clone() {
+            self.later(self.now + NEXT_PACKET, Event::Packet(link, family));
+        }
+    }
+
+    fn later(&mut self, at: Instant, event: Event) {
+        self.count += 1;
+        self.coming.insert((at, self.count), event);
+    }
+}

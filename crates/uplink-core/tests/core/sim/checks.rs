@@ -1,0 +1,147 @@
+//! The promises, checked after every operation and every turn.
+
+use std::time::Duration;
+
+use uplink_core::Core;
+use uplink_core::event::Outcome;
+use uplink_core::own::Op;
+use uplink_core::snapshot::{Family, LinkIndex, Route, RouteKind, TABLE_MAIN, protocol};
+use uplink_core::status::{Cause, Health, Reason};
+use uplink_core::time::Instant;
+
+use super::bench::{Bench, Elected};
+use super::kernel::Kernel;
+
+/// More turns than this in one second are a spin.
+const TURNS_PER_SECOND: u32 = 400;
+
+/// Counts the core's turns.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    second: u64,
+    count: u32,
+    pub(crate) total: u64,
+}
+
+impl Turns {
+    pub(crate) fn count(&mut self, now: Instant) {
+        let second = now.as_nanos() / 1_000_000_000;
+        self.count = if second == self.second { self.count + 1 } else { 0 };
+        (self.second, self.total) = (second, self.total + 1);
+        assert!(self.count < TURNS_PER_SECOND, "{now}: the core spins");
+    }
+}
+
+/// The core never asks to be called at a moment that has passed.
+pub(crate) fn deadline_advances(core: &Core, now: Instant) {
+    assert!(core.deadline() > now, "{now}: the next deadline {} has passed", core.deadline());
+}
+
+/// One operation of ours: nothing foreign changes, no lookup breaks, no pin stands above a foreign
+/// route of the main table.
+pub(crate) fn operation(bench: &Bench, before: &Kernel, op: &Op, outcome: &Outcome) {
+    let (now, after) = (bench.now, &bench.kernel);
+    assert_eq!(before.foreign(), after.foreign(), "{now}: {op} changed what is not ours");
+    let family = op.family();
+    if before.default_way(family).is_ok() && after.default_way(family).is_err() {
+        let works: Vec<String> = working(bench, family);
+        assert!(works.is_empty(), "{now}: {op} left no way although {works:?} work");
+    }
+    if let (Op::AddRoute(route), Outcome::Done) = (op, outcome)
+        && route.table() == TABLE_MAIN
+    {
+        let lowest = foreign_defaults(after, family).map(|route| route.metric).min();
+        assert!(lowest.is_none_or(|lowest| route.metric() < lowest), "{now}: {op} is not below all others");
+    }
+}
+
+/// Wherever a packet had a way without us, it has one with us.
+pub(crate) fn we_break_nothing(bench: &Bench) {
+    let without = bench.kernel.without_us();
+    for family in Family::ALL {
+        let (ours, theirs) = (bench.kernel.default_way(family), without.default_way(family));
+        assert!(theirs.is_err() || ours.is_ok(), "{}: {family}: {theirs:?} without us, {ours:?}", bench.now);
+    }
+}
+
+/// A silent path is left only for one that answered a question asked after the last sign of life of
+/// what is left; nothing is ever taken that is known to be cut.
+pub(crate) fn moved_to_something_proven(bench: &Bench, elected: &Elected) {
+    let (now, family) = (bench.now, elected.family);
+    let Some(to) = interface_of(bench, &elected.now) else {
+        panic!("{now}: {family}: elected {}, which has no interface", elected.now);
+    };
+    let from = elected.before.as_ref().and_then(|name| interface_of(bench, name));
+    let silent = match elected.reason {
+        Reason::Fell(Cause::Gateway | Cause::Upstream) | Reason::FirstToAnswer => true,
+        Reason::Fell(Cause::Link | Cause::Address | Cause::Shared)
+        | Reason::First
+        | Reason::Gone
+        | Reason::Preferred
+        | Reason::NothingWorks
+        | Reason::TakenOver
+        | Reason::Waiting => false,
+    };
+    let Some(from) = from.filter(|_| silent) else { return };
+    let heard = |link: LinkIndex| bench.world.heard.get(&(link, family));
+    let last_sign = heard(from).map_or(Instant::BOOT, |heard| heard.at);
+    if now.since(last_sign) >= bench.policy.patience {
+        let proved = heard(to).is_some_and(|heard| heard.asked >= last_sign && heard.at <= now);
+        assert!(proved, "{now}: {family}: moved to {}, which is not known to be better", elected.now);
+    }
+}
+
+/// When nothing has happened for long, lookups go where the election says.
+pub(crate) fn table_agrees(bench: &Bench) {
+    let Some(status) = bench.status() else { return };
+    for state in status.families {
+        let Some(name) = state.elected.filter(|_| state.aside.is_none()) else { continue };
+        let Some(path) = bench.path(&name, state.family).filter(|path| path.health == Health::Up) else {
+            continue;
+        };
+        let link = interface_of(bench, &name);
+        let way = bench.kernel.default_way(state.family);
+        let agrees = way.as_ref().is_ok_and(|hop| Some(hop.link) == link && hop.gateway == path.gateway);
+        assert!(agrees, "{}: {}: elected {name}, the way is {way:?}", bench.now, state.family);
+    }
+}
+
+/// At most `most` changes of mind per family since `since`.
+pub(crate) fn no_flap(bench: &Bench, since: Instant, most: usize) {
+    for family in Family::ALL {
+        let moves: Vec<&Elected> =
+            bench.elections.iter().filter(|e| e.family == family && e.at >= since).collect();
+        assert!(moves.len() <= most, "{family}: {} moves since {since}: {moves:#?}", moves.len());
+    }
+}
+
+/// The paths that the core itself takes to be up.
+fn working(bench: &Bench, family: Family) -> Vec<String> {
+    let uplinks = bench.status().map(|status| status.uplinks).unwrap_or_default();
+    let works = uplinks
+        .into_iter()
+        .filter(|uplink| uplink.paths.iter().any(|path| path.family == family && path.health == Health::Up));
+    works.map(|uplink| uplink.name).collect()
+}
+
+fn foreign_defaults(kernel: &Kernel, family: Family) -> impl Iterator<Item = &Route> {
+    kernel.routes.iter().filter(move |route| {
+        route.family == family
+            && route.table == TABLE_MAIN
+            && route.is_default()
+            && route.tos == 0
+            && route.kind != RouteKind::Other
+            && route.protocol != protocol::UPLINKD
+    })
+}
+
+fn interface_of(bench: &Bench, uplink: &str) -> Option<LinkIndex> {
+    let uplinks = bench.status()?.uplinks;
+    let name = uplinks.into_iter().find(|candidate| candidate.name == uplink)?.interface?;
+    bench.kernel.links.values().find(|link| link.name == name).map(|link| link.index)
+}
+
+/// How long no pin, no rule and no route was written.
+pub(crate) fn quiet_for(bench: &Bench) -> Duration {
+    bench.operations.last().map_or(Duration::MAX, |(at, _, _)| bench.now.since(*at))
+}

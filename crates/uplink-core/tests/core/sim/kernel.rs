@@ -1,0 +1,314 @@
+//! The kernel's tables of one host, with the rules by which the real one changes them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use uplink_core::event::Outcome;
+use uplink_core::own::{Op, OwnRoute, OwnRule, RuleForm};
+use uplink_core::snapshot::{
+    Address, Family, Hop, Link, LinkIndex, PciPort, Prefix, Route, RouteKind, Rule, Snapshot, TABLE_MAIN,
+    protocol,
+};
+
+/// An error number of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Errno(pub(crate) i32);
+
+pub(crate) const ESRCH: Errno = Errno(3);
+pub(crate) const EEXIST: Errno = Errno(17);
+pub(crate) const ENODEV: Errno = Errno(19);
+pub(crate) const EINVAL: Errno = Errno(22);
+pub(crate) const ENETDOWN: Errno = Errno(100);
+pub(crate) const ENETUNREACH: Errno = Errno(101);
+pub(crate) const EHOSTUNREACH: Errno = Errno(113);
+
+/// What IPv6 makes of a metric of 0 (`IP6_RT_PRIO_USER`, `include/net/ip6_route.h`).
+const IPV6_USUAL_METRIC: u32 = 1024;
+
+/// Tables, links and addresses. Connected routes are not kept: they follow from the addresses.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Kernel {
+    pub(crate) links: BTreeMap<LinkIndex, Link>,
+    pub(crate) addresses: Vec<Address>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) dpu_ports: Vec<PciPort>,
+    /// `net.ipv6.conf.all.forwarding`.
+    pub(crate) forwarding: bool,
+    /// IPv6 neighbours that do not answer.
+    pub(crate) failed: BTreeSet<(LinkIndex, IpAddr)>,
+    /// The answer to every rule that is added, where rules are not wanted or not built in.
+    pub(crate) refuse_rules: Option<Errno>,
+    /// Counts changes, so that an observer knows when to look.
+    pub(crate) changes: u64,
+}
+
+impl Kernel {
+    /// A kernel as it boots: no links, the rules for `main` of both families.
+    pub(crate) fn new() -> Self {
+        let rule = |family| Rule {
+            family,
+            priority: 32766,
+            protocol: protocol::KERNEL,
+            table: Some(TABLE_MAIN),
+            from: None,
+            to: None,
+            suppress_prefix_length: None,
+            more: false,
+        };
+        Self { rules: Family::ALL.map(rule).to_vec(), ..Self::default() }
+    }
+
+    /// What an observer reports: of the routes only those that matter to the decision.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let matters = |route: &&Route| {
+            route.is_default() || route.protocol == protocol::UPLINKD || route.names_gateway()
+        };
+        Snapshot {
+            links: self.links.clone(),
+            addresses: self.addresses.clone(),
+            routes: self.routes.iter().filter(matters).cloned().collect(),
+            rules: self.rules.clone(),
+            dpu_ports: self.dpu_ports.clone(),
+        }
+    }
+
+    /// What is not ours.
+    pub(crate) fn foreign(&self) -> (Vec<Route>, Vec<Rule>) {
+        let routes = self.routes.iter().filter(|route| route.protocol != protocol::UPLINKD);
+        let rules = self.rules.iter().filter(|rule| rule.protocol != protocol::UPLINKD);
+        (routes.cloned().collect(), rules.cloned().collect())
+    }
+
+    /// The same host as if we had never been there.
+    pub(crate) fn without_us(&self) -> Self {
+        let (routes, rules) = self.foreign();
+        Self { routes, rules, ..self.clone() }
+    }
+
+    /// Our routes in the main table and the pin's.
+    pub(crate) fn pins(&self, family: Family) -> Vec<OwnRoute> {
+        let own = self.routes.iter().filter(|route| route.family == family).filter_map(OwnRoute::claim);
+        own.filter(|route| uplink_core::own::TABLE_MAIN_OR_PIN.contains(&route.table())).collect()
+    }
+
+    /// Whether anything carries our protocol number.
+    pub(crate) fn has_ours(&self) -> bool {
+        self.routes.iter().any(|route| route.protocol == protocol::UPLINKD)
+            || self.rules.iter().any(|rule| rule.protocol == protocol::UPLINKD)
+    }
+
+    /// Carries out one of our operations.
+    pub(crate) fn carry_out(&mut self, op: &Op) -> Outcome {
+        let done = match op {
+            Op::AddRoute(route) => self.add_route(as_route(route)),
+            Op::DeleteRoute(route) => self.delete_route(&as_route(route)),
+            Op::AddRule(rule) => self.add_rule(as_rule(rule)),
+            Op::DeleteRule(rule) => self.delete_rule(&as_rule(rule)),
+        };
+        match done {
+            Ok(()) => Outcome::Done,
+            Err(EEXIST) => Outcome::Exists,
+            Err(ESRCH | ENODEV) => Outcome::Absent,
+            Err(Errno(number)) => Outcome::Refused(number),
+        }
+    }
+
+    /// `ip route add`: exclusive by table, destination, type of service and metric.
+    pub(crate) fn add_route(&mut self, mut route: Route) -> Result<(), Errno> {
+        route.metric = effective_metric(&route);
+        if self.routes.iter().any(|other| same_place(other, &route)) {
+            return Err(EEXIST);
+        }
+        self.append_route(route)
+    }
+
+    /// `ip route append`: stands behind others of the same metric.
+    pub(crate) fn append_route(&mut self, mut route: Route) -> Result<(), Errno> {
+        route.metric = effective_metric(&route);
+        self.check_route(&route)?;
+        self.changes += 1;
+        self.routes.push(route);
+        Ok(())
+    }
+
+    /// `ip route replace`: takes the place of whatever stands at its metric.
+    pub(crate) fn replace_route(&mut self, mut route: Route) -> Result<(), Errno> {
+        route.metric = effective_metric(&route);
+        self.check_route(&route)?;
+        self.changes += 1;
+        match self.routes.iter_mut().find(|other| same_place(other, &route)) {
+            Some(place) => *place = route,
+            None => self.routes.push(route),
+        }
+        Ok(())
+    }
+
+    /// `RTM_DELROUTE` naming protocol, gateway and interface. An IPv4 metric of 0 is any metric.
+    pub(crate) fn delete_route(&mut self, route: &Route) -> Result<(), Errno> {
+        let any_metric = route.family == Family::Ipv4 && route.metric == 0;
+        let wanted = Route { metric: effective_metric(route), ..route.clone() };
+        let fits = |other: &Route| {
+            (same_place(other, &wanted)
+                || any_metric && same_place(&Route { metric: 0, ..other.clone() }, &wanted))
+                && other.protocol == wanted.protocol
+                && other.hops == wanted.hops
+        };
+        let at = self.routes.iter().position(fits).ok_or(ESRCH)?;
+        self.routes.remove(at);
+        self.changes += 1;
+        Ok(())
+    }
+
+    /// `ip rule add`: refused if the same rule is there.
+    pub(crate) fn add_rule(&mut self, rule: Rule) -> Result<(), Errno> {
+        if let Some(errno) = self.refuse_rules {
+            return Err(errno);
+        }
+        if self.rules.contains(&rule) {
+            return Err(EEXIST);
+        }
+        let at = self.rules.iter().position(|other| other.priority > rule.priority);
+        self.rules.insert(at.unwrap_or(self.rules.len()), rule);
+        self.changes += 1;
+        Ok(())
+    }
+
+    /// `ip rule del`, naming everything it has.
+    pub(crate) fn delete_rule(&mut self, rule: &Rule) -> Result<(), Errno> {
+        let at = self.rules.iter().position(|other| other == rule).ok_or(ESRCH)?;
+        self.rules.remove(at);
+        self.changes += 1;
+        Ok(())
+    }
+
+    /// Adds an address.
+    pub(crate) fn add_address(&mut self, address: Address) {
+        if !self.addresses.contains(&address) {
+            self.addresses.push(address);
+            self.changes += 1;
+        }
+    }
+
+    /// Removes an address, and with it, silently, the routes that need it: those with that preferred
+    /// source and those whose gateway is not on the link any more.
+    pub(crate) fn remove_address(&mut self, address: &Address) {
+        self.addresses.retain(|other| other != address);
+        let source = Some(address.prefix.address);
+        let routes = std::mem::take(&mut self.routes);
+        let stays = |route: &Route| {
+            route.attributes.source != source
+                && route.hops.iter().all(|hop| hop.link != address.link || self.reaches(route, hop))
+        };
+        self.routes = routes.into_iter().filter(stays).collect();
+        self.changes += 1;
+    }
+
+    /// Sets an interface administratively up or down. Down takes all its routes with it, in IPv4
+    /// without a word, and its IPv6 addresses.
+    pub(crate) fn set_up(&mut self, index: LinkIndex, up: bool) {
+        let Some(link) = self.links.get_mut(&index) else { return };
+        (link.up, link.carrier) = (up, up);
+        self.changes += 1;
+        if !up {
+            self.routes.retain(|route| route.hops.iter().all(|hop| hop.link != index));
+            self.addresses.retain(|address| {
+                address.link != index || Family::of(address.prefix.address) == Family::Ipv4
+            });
+        }
+    }
+
+    /// Carrier comes or goes; the routes stay.
+    pub(crate) fn set_carrier(&mut self, index: LinkIndex, carrier: bool) {
+        if let Some(link) = self.links.get_mut(&index) {
+            link.carrier = carrier && link.up;
+            self.changes += 1;
+        }
+    }
+
+    /// The interface is gone, and all that hung on it.
+    pub(crate) fn remove_link(&mut self, index: LinkIndex) {
+        self.set_up(index, false);
+        self.links.remove(&index);
+        self.addresses.retain(|address| address.link != index);
+    }
+
+    fn check_route(&self, route: &Route) -> Result<(), Errno> {
+        for hop in &route.hops {
+            let link = self.links.get(&hop.link).ok_or(ENODEV)?;
+            if !link.up {
+                return Err(ENETDOWN);
+            }
+            if !self.reaches(route, hop) {
+                return Err(if route.family == Family::Ipv4 { ENETUNREACH } else { EHOSTUNREACH });
+            }
+        }
+        let local = |source| self.addresses.iter().any(|address| address.prefix.address == source);
+        if route.attributes.source.is_some_and(|source| !local(source)) {
+            return Err(EINVAL);
+        }
+        Ok(())
+    }
+
+    /// Whether the hop's gateway, if there is one, is on the link.
+    fn reaches(&self, route: &Route, hop: &Hop) -> bool {
+        let Some(gateway) = hop.gateway else { return true };
+        let link_local = matches!(gateway, IpAddr::V6(address) if address.is_unicast_link_local());
+        route.attributes.onlink
+            || link_local
+            || self
+                .addresses
+                .iter()
+                .any(|address| address.link == hop.link && address.prefix.contains(gateway))
+    }
+}
+
+fn effective_metric(route: &Route) -> u32 {
+    if route.family == Family::Ipv6 && route.metric == 0 { IPV6_USUAL_METRIC } else { route.metric }
+}
+
+fn same_place(a: &Route, b: &Route) -> bool {
+    (a.family, a.table, a.tos, a.metric) == (b.family, b.table, b.tos, b.metric)
+        && a.destination.length == b.destination.length
+        && (a.is_default() || a.destination == b.destination)
+}
+
+/// The destination of a default route.
+pub(crate) const fn everywhere(family: Family) -> Prefix {
+    let address = match family {
+        Family::Ipv4 => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+        Family::Ipv6 => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+    };
+    Prefix { address, length: 0 }
+}
+
+fn as_route(own: &OwnRoute) -> Route {
+    Route {
+        family: own.family(),
+        table: own.table(),
+        destination: everywhere(own.family()),
+        tos: 0,
+        metric: own.metric(),
+        protocol: protocol::UPLINKD,
+        kind: RouteKind::Unicast,
+        hops: vec![own.hop().clone()],
+        attributes: own.attributes().clone(),
+    }
+}
+
+fn as_rule(own: &OwnRule) -> Rule {
+    let (from, to) = match own.form() {
+        RuleForm::MainWithoutDefault | RuleForm::Pin => (None, None),
+        RuleForm::Probe { from, to, .. } => (Some(from), Some(to)),
+    };
+    Rule {
+        family: own.family(),
+        priority: own.priority(),
+        protocol: protocol::UPLINKD,
+        table: Some(own.table()),
+        from,
+        to,
+        suppress_prefix_length: (own.form() == RuleForm::MainWithoutDefault).then_some(0),
+        more: false,
+    }
+}
