@@ -70,7 +70,10 @@ impl Bench {
 
     /// Prints everything that happened since it was last called.
     pub(crate) fn tell(&self) {
-        let until = now();
+        self.tell_until(now());
+    }
+
+    fn tell_until(&self, until: Instant) {
         let changes = self.changes.since(self.timeline.told()).into_iter().filter_map(Entry::change);
         let ways = self.lookups.report().changes.into_iter().map(Entry::lookup);
         let log = self.daemon.log().into_iter().filter_map(Entry::log);
@@ -79,7 +82,7 @@ impl Bench {
 
     /// Prints what was done to the network, and when.
     pub(crate) fn fault(&self, at: Instant, text: &str) {
-        self.tell();
+        self.tell_until(at);
         self.timeline.say(at, "fault", text);
     }
 

@@ -24,6 +24,8 @@ pub(crate) const ALL: [fn(&mut Bench) -> Result<Row>; 10] = [
     stopped,
 ];
 
+/// What the daemon calls the port, which nobody gave a name.
+const PORT: &str = "dpu-0000:03:00.0";
 /// The default patience.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// A silent gateway is left no later than this after it fell silent.
@@ -129,8 +131,9 @@ fn all_silent(bench: &mut Bench) -> Result<Row> {
     mgmt.heal();
     let healed = port.heal();
     bench.fault(healed, "both cables carry again, management's first");
-    for path in ["port ipv4", "port ipv6"] {
-        let is_up = |line: &str| line.contains(path) && line.contains("→ up");
+    for family in Family::ALL {
+        let path = format!("{PORT} {family}");
+        let is_up = |line: &str| line.contains(&path) && line.contains("→ up");
         bench.daemon.wait_for_log(&format!("{path} up"), healed, BOUND, is_up)?;
     }
     let losses = bench.losses(scene.begun);
