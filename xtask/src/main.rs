@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::run::{Failure, cargo, step};
+use crate::run::{Failure, cargo, program, step};
 
 /// The project's commands.
 #[derive(Parser)]
