@@ -51,7 +51,7 @@ fn demo(daemon: &Path, client: &Path) -> Result<bool> {
         }
     }
     print_rows(&rows);
-    let kept = bench.end().tell() & rows.iter().all(Row::is_kept);
+    let kept = bench.end().tell(&rows) & rows.iter().all(Row::is_kept);
     println!(
         "\n{}",
         if kept { "Everything happened as promised." } else { "NOT everything happened as promised." }

@@ -9,6 +9,9 @@ use uplink_lab::{Gap, Lag, Lateness, LookupReport, StreamReport, now};
 use crate::bench::INTERNET;
 use crate::timeline::{millis, verdict};
 
+/// A machine that is later than this is too busy to measure on.
+const TOO_LATE: Duration = Duration::from_millis(100);
+
 /// What a stream lost.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Loss {
@@ -19,9 +22,10 @@ pub(crate) struct Loss {
 }
 
 impl Loss {
-    /// What is missing of what was sent since a moment.
+    /// The outages that ended after a moment. They may seem to begin before the fault: a packet is
+    /// stamped before it is sent, and the machine may let some time pass in between.
     pub(crate) fn of(gaps: &[Gap], since: Instant) -> Self {
-        let recent = || gaps.iter().filter(|gap| gap.at >= since);
+        let recent = || gaps.iter().filter(|gap| gap.at + gap.length > since);
         Self {
             packets: recent().map(|gap| gap.packets).sum(),
             longest: recent().map(|gap| gap.length).max().unwrap_or_default(),
@@ -112,7 +116,7 @@ pub(crate) struct Totals {
 
 impl Totals {
     /// Prints the whole run in figures; whether everything happened that is promised of it.
-    pub(crate) fn tell(&self) -> bool {
+    pub(crate) fn tell(&self, rows: &[Row]) -> bool {
         println!("\nThe whole run");
         for (address, stream) in INTERNET.into_iter().zip(&self.streams) {
             let text = format!(
@@ -125,7 +129,24 @@ impl Totals {
         verdict(failed == 0, &format!("{asked} lookups, {failed} failed"));
         let overruns = self.overruns + self.streams.iter().map(|stream| stream.overruns).sum::<u64>();
         verdict(overruns == 0, &format!("{overruns} times the lab was too slow to see everything"));
-        failed == 0 && overruns == 0 && self.streams.iter().all(|stream| stream.failed == 0)
+        let told: u64 = rows.iter().flat_map(|row| row.losses).map(|loss| loss.packets).sum();
+        let lost: u64 = self.streams.iter().map(|stream| stream.lost).sum();
+        verdict(told == lost, &format!("{told} of these {lost} lost packets are in the summary"));
+        tell_lateness(rows);
+        let refused: u64 = self.streams.iter().map(|stream| stream.failed).sum();
+        failed == 0 && overruns == 0 && refused == 0 && told == lost
+    }
+}
+
+/// Says if the machine was too late itself for figures of time to mean much.
+fn tell_lateness(rows: &[Row]) {
+    let late = rows.iter().map(|row| row.late.max).max().unwrap_or_default();
+    if late > TOO_LATE {
+        println!(
+            "\nThe machine itself was up to {} ms late: figures of time mean little where it was. Try again\n\
+             when it is less busy.",
+            millis(late)
+        );
     }
 }
 
@@ -153,7 +174,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
     for row in rows {
         let [took4, took6] = row.took.map_or(["-".to_owned(), "-".to_owned()], |took| took.map(millis));
         let [loss4, loss6] = row.losses;
-        let [gap4, gap6] = row.losses.map(|loss| outage(loss));
+        let [gap4, gap6] = row.losses.map(outage);
         let late = millis(row.late.max);
         let verdict = if row.kept { "" } else { "  FAILED" };
         let _ = writeln!(
