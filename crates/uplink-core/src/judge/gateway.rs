@@ -225,7 +225,6 @@ impl Gateway {
             && self.asks.iter().filter(late).count() >= ENOUGH
         {
             self.silent = true;
-            // What was lost in the silence is accounted for by the verdict.
             self.loss.clear();
         }
         self.choose_kind(now, limits);
@@ -296,7 +295,8 @@ impl Gateway {
 
     fn tick(&mut self, now: Instant, desk: &mut Desk) {
         self.ticked = Some(now);
-        if let Some(id) = self.ask(self.asked, now, desk) {
+        // What is lost in the silence is accounted for by the verdict.
+        if let Some(id) = self.ask(self.asked, now, desk).filter(|_| !self.silent) {
             self.loss.asked(id, now);
         }
         // It may come back answering the other kind only.
