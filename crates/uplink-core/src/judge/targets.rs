@@ -34,6 +34,7 @@ struct Watched {
     target: Target,
     answers: Option<bool>,
     next: Instant,
+    asked_at: Option<Instant>,
     /// When the first question without an answer since the last answer was asked.
     unanswered: Option<Instant>,
     late: bool,
@@ -71,7 +72,7 @@ impl Targets {
             return;
         };
         for watched in &mut self.targets {
-            let hurried = doubt && watched.asks.last().is_none_or(|(_, at)| now.since(*at) >= DOUBT);
+            let hurried = doubt && watched.asked_at.is_none_or(|at| now.since(at) >= DOUBT);
             watched
                 .advance(now, hurried, self.interval, &mut |question| desk.ask(link, source, question, now));
         }
@@ -139,6 +140,7 @@ impl Watched {
             target,
             answers: None,
             next: Instant::BOOT,
+            asked_at: None,
             unanswered: None,
             late: false,
             asks: Vec::new(),
@@ -173,6 +175,7 @@ impl Watched {
             // What is older than the verdict needs can no longer change it.
             self.asks.retain(|(_, at)| now.since(*at) < GIVEN_UP + LIMIT);
             self.asks.push((id, now));
+            self.asked_at = Some(now);
             self.unanswered = self.unanswered.or(Some(now));
         }
         let confirming = self.late && self.answers != Some(false);
