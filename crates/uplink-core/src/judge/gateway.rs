@@ -234,9 +234,17 @@ impl Gateway {
         }
     }
 
-    /// The moment patience ends: after the last sign of life, where packets alone count for at most
-    /// three times patience since the last answer.
+    /// The moment patience ends. Who is asked seldom is not silent before he has been asked for as
+    /// long as the elected path would be.
     fn verdict_at(&self, limits: Limits) -> Option<Instant> {
+        let asked = self.asks.iter().find(|ask| self.pending(ask))?.at;
+        let heard_out = asked + limits.patience.saturating_sub(self.quick_tick(limits));
+        self.patience_ends(limits).map(|end| end.max(heard_out))
+    }
+
+    /// Patience after the last sign of life, where packets alone count for at most three times
+    /// patience since the last answer.
+    fn patience_ends(&self, limits: Limits) -> Option<Instant> {
         let Some(answer) = self.last_answer else {
             return self.first_asked.map(|first| first + limits.patience);
         };
@@ -282,15 +290,19 @@ impl Gateway {
     }
 
     fn next_tick(&self, pace: Pace, limits: Limits) -> Instant {
-        let quick = match self.asked {
-            Kind::Icmp => limits.tick(),
-            Kind::Neighbour => limits.tick().max(RIVAL),
-        };
         let every = match pace {
-            Pace::Quick => quick,
-            Pace::Standby | Pace::Rival => STANDBY.max(quick),
+            Pace::Quick => self.quick_tick(limits),
+            Pace::Standby | Pace::Rival => STANDBY.max(self.quick_tick(limits)),
         };
         self.ticked.map_or(Instant::BOOT, |ticked| ticked + every)
+    }
+
+    /// The time between two ticks of the elected path.
+    fn quick_tick(&self, limits: Limits) -> Duration {
+        match self.asked {
+            Kind::Icmp => limits.tick(),
+            Kind::Neighbour => limits.tick().max(RIVAL),
+        }
     }
 
     fn tick(&mut self, now: Instant, desk: &mut Desk) {
