@@ -524,7 +524,8 @@ impl Core {
         }
         for state in &mut self.families {
             let family = state.family;
-            if ops.iter().any(|op| matches!(op, Op::AddRoute(route) if route.family() == family)) {
+            // What was tried counts, done or refused: both may be in vain for ever.
+            if ops.iter().zip(outcomes).any(|(op, _)| op.family() == family) {
                 state.contest.wrote(now);
             }
         }
