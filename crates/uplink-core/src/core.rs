@@ -170,19 +170,23 @@ impl Core {
             .families
             .iter()
             .filter_map(|state| Some((state.family, state.election.elected()?.to_owned())));
-        let paths = self.judges.iter().filter(|(_, judge)| !judge.comeback().falls().is_empty());
+        let fallen = self.judges.iter().filter(|(_, judge)| !judge.comeback().falls().is_empty());
+        let fallen = fallen.map(|(key, judge)| Remembered {
+            uplink: key.uplink.clone(),
+            family: key.family,
+            falls: judge.comeback().falls().iter().map(|fall| self.clock.real(*fall)).collect(),
+            returning: judge.comeback().returning(),
+        });
+        // What this process has not seen yet, the next may.
+        let seen = |path: &&Remembered| {
+            self.judges.contains_key(&PathKey { uplink: path.uplink.clone(), family: path.family })
+        };
+        let unseen = self.memory.paths.iter().filter(|path| !seen(path)).cloned();
         Memory {
             boot_id: self.boot_id.clone(),
             ready: self.ready,
             elected: elected.collect(),
-            paths: paths
-                .map(|(key, judge)| Remembered {
-                    uplink: key.uplink.clone(),
-                    family: key.family,
-                    falls: judge.comeback().falls().iter().map(|fall| self.clock.real(*fall)).collect(),
-                    returning: judge.comeback().returning(),
-                })
-                .collect(),
+            paths: fallen.chain(unseen).collect(),
         }
     }
 
