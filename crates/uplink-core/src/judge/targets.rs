@@ -100,11 +100,7 @@ impl Targets {
         if total == 0 || self.way.is_none() {
             return Some(true);
         }
-        let need = match self.need.unwrap_or(Need::Any) {
-            Need::Any => 1,
-            Need::All => total,
-            Need::AtLeast(number) => usize::try_from(number).unwrap_or(total).min(total),
-        };
+        let need = self.needed();
         let answering = self.targets.iter().filter(|watched| watched.answers == Some(true)).count();
         let failing = self.targets.iter().filter(|watched| watched.answers == Some(false)).count();
         if answering >= need {
@@ -116,14 +112,27 @@ impl Targets {
         }
     }
 
-    /// Since when a target is late, or longer.
+    /// Since when so many targets are late that the others are too few.
     pub(super) fn suspected(&self) -> Option<Instant> {
-        self.targets.iter().filter(|watched| watched.late).filter_map(|watched| watched.unanswered).min()
+        let late = self.targets.iter().filter(|watched| watched.late);
+        let mut since: Vec<Instant> = late.filter_map(|watched| watched.unanswered).collect();
+        since.sort_unstable();
+        since.get(self.targets.len() - self.needed()).copied()
     }
 
     /// When the newest question to a target that has an answer was asked.
     pub(super) fn proved_at(&self) -> Option<Instant> {
         self.targets.iter().filter_map(|watched| watched.proved_at).max()
+    }
+
+    /// How many must answer.
+    fn needed(&self) -> usize {
+        let total = self.targets.len();
+        match self.need.unwrap_or(Need::Any) {
+            Need::Any => total.min(1),
+            Need::All => total,
+            Need::AtLeast(number) => usize::try_from(number).unwrap_or(total).min(total),
+        }
     }
 
     pub(super) fn status(&self) -> Vec<TargetStatus> {

@@ -115,6 +115,17 @@ fn one_dead_target_of_several_does_not_hurry_the_rival() {
 }
 
 #[test]
+fn a_target_long_dead_does_not_make_old_answers_of_the_rival_count() {
+    let mut bench = with_targets(Need::Any, &[NEAR, FAR], true);
+    bench.world.targets.remove(&NEAR);
+    bench.run(secs(600));
+    bench.world.targets.remove(&FAR);
+    bench.run(secs(60));
+    bench.assert_way(PORT);
+    bench.assert_never_moved();
+}
+
+#[test]
 fn nothing_is_left_of_the_probes_ways_after_a_stop() {
     let mut bench = with_targets(Need::Any, &[NEAR, FAR], true);
     bench.stop();
