@@ -166,19 +166,19 @@ impl Core {
     /// What the next process should know.
     #[must_use]
     pub fn memory(&self) -> Memory {
-        let paths = self.judges.iter().filter(|(_, judge)| !judge.comeback().falls().is_empty());
-        Memory {
-            boot_id: self.boot_id.clone(),
-            ready: self.ready,
-            paths: paths
-                .map(|(key, judge)| Remembered {
-                    uplink: key.uplink.clone(),
-                    family: key.family,
-                    falls: judge.comeback().falls().iter().map(|fall| self.clock.real(*fall)).collect(),
-                    returning: judge.comeback().returning(),
-                })
-                .collect(),
-        }
+        let fallen = self.judges.iter().filter(|(_, judge)| !judge.comeback().falls().is_empty());
+        let fallen = fallen.map(|(key, judge)| Remembered {
+            uplink: key.uplink.clone(),
+            family: key.family,
+            falls: judge.comeback().falls().iter().map(|fall| self.clock.real(*fall)).collect(),
+            returning: judge.comeback().returning(),
+        });
+        // What this process has not seen yet, the next may.
+        let seen = |path: &&Remembered| {
+            self.judges.contains_key(&PathKey { uplink: path.uplink.clone(), family: path.family })
+        };
+        let unseen = self.memory.paths.iter().filter(|path| !seen(path)).cloned();
+        Memory { boot_id: self.boot_id.clone(), ready: self.ready, paths: fallen.chain(unseen).collect() }
     }
 
     /// Notices whether we come late, and tells the awake time.
@@ -513,7 +513,8 @@ impl Core {
         }
         for state in &mut self.families {
             let family = state.family;
-            if ops.iter().any(|op| matches!(op, Op::AddRoute(route) if route.family() == family)) {
+            // What was tried counts, done or refused: both may be in vain for ever.
+            if ops.iter().zip(outcomes).any(|(op, _)| op.family() == family) {
                 state.contest.wrote(now);
             }
         }
