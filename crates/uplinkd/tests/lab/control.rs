@@ -28,7 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("cleanup removes a dead daemon's pin and nothing else", cleanup_main),
         trial("cleanup removes a dead daemon's tables and rules and nothing else", cleanup_table),
-        trial("without CAP_NET_ADMIN: a clear error, nothing is touched", unprivileged),
+        trial("without a capability: a clear error, nothing is touched", unprivileged),
         trial("with the unit's two capabilities alone it steers", two_capabilities),
         trial("systemd is told: ready once, how it is, and that it lives", systemd_is_told),
         trial("the units are valid, and their commands exist", units),
@@ -84,13 +84,16 @@ fn unprivileged() -> Outcome {
     let site = Site::new()?;
     site.worker.give_pci("port", PCI)?;
     let before = site.worker.table_text()?;
-    let mut command = Command::new("setpriv");
-    let without = "-net_admin";
-    command.args(["--bounding-set", without, "--inh-caps", without]);
-    command.args([env!("CARGO_BIN_EXE_uplinkd"), "run"]);
-    let ended = run(&site.worker, command)?;
-    assert_eq!(ended.code, Some(1), "{}", ended.said);
-    assert!(ended.said.contains("CAP_NET_ADMIN"), "{}", ended.said);
+    for (without, missing) in
+        [("-net_admin", "CAP_NET_ADMIN is missing"), ("-net_raw", "CAP_NET_RAW is missing")]
+    {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", without, "--inh-caps", without]);
+        command.args([env!("CARGO_BIN_EXE_uplinkd"), "run"]);
+        let ended = run(&site.worker, command)?;
+        assert_eq!(ended.code, Some(1), "{}", ended.said);
+        assert!(ended.said.contains(missing) && ended.said.contains("as root"), "{}", ended.said);
+    }
     assert_eq!(site.worker.table_text()?, before);
     Ok(())
 }
@@ -119,9 +122,9 @@ fn systemd_is_told() -> Outcome {
         let is_it = |note: &str| note.starts_with("STATUS=") && note.contains(what);
         scene.daemon.wait_for_note(what, since, SOON, is_it)
     };
-    status("ipv4 via port (up), ipv6 via port (up)", Instant::BOOT)?;
+    status("ipv4 via dpu-0000:03:00.0 (up), ipv6 via dpu-0000:03:00.0 (up)", Instant::BOOT)?;
     let fault = scene.site.port.cable.fault(&[Fault::Silent]);
-    status("ipv4 via mgmt (fallback: port down, gateway)", fault)?;
+    status("ipv4 via mgmt (fallback: dpu-0000:03:00.0 down, gateway)", fault)?;
     scene.moves_to("mgmt", fault, SOON)?;
     pass(2 * LIMIT);
     let notes = scene.daemon.notes();
@@ -178,7 +181,7 @@ fn varlink() -> Outcome {
         [scene.site.port.gateway4.to_string(), scene.site.port.gateway6.to_string()].iter().enumerate()
     {
         let family = &status["families"][index];
-        assert_eq!(family["elected"], "port", "{status:#}");
+        assert_eq!(family["elected"], format!("dpu-{PCI}"), "{status:#}");
         assert_eq!(family["pin"]["gateway"], gateway.as_str(), "{status:#}");
         assert_eq!(family["pin"]["table"], 254, "{status:#}");
         let path = &status["uplinks"][0]["paths"][index];
@@ -206,7 +209,7 @@ fn uplinkctl_status() -> Outcome {
         "10.0.120.1 (default route)",
         "down (gateway)",
         "Last changes\n",
-        "ipv4: elected port → mgmt",
+        "ipv4: elected dpu-0000:03:00.0 → mgmt",
         "delete ipv4 default via 10.0.120.1",
     ] {
         assert!(shown.said.contains(part), "no {part:?} in\n{}", shown.said);

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 use nix::sys::signal::Signal;
-use uplink_core::snapshot::{Family, TABLE_MAIN};
+use uplink_core::snapshot::{Family, TABLE_MAIN, protocol};
 use uplink_core::time::Instant;
-use uplink_lab::{Fault, Site, now, pass};
+use uplink_lab::{Change, Fault, Site, now, pass};
 
 use crate::program::uplinkd;
 use crate::scene::{Outcome, PATIENCE, PCI, SOON, Scene, daemon, trial};
 
 /// Where one process leaves its memory for the next.
-const MEMORY: &str = "/var/lib/uplinkd/memory.json";
+const MEMORY: &str = "/run/uplinkd/memory.json";
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -21,7 +21,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("stopped in placement table: no trace", stopped_in_table),
         trial("stopped while standing aside: no trace, and nothing was written", stopped_aside),
         trial("killed: the host goes on routing, the next start writes nothing", killed),
-        trial("killed at twenty moments: no lookup fails, and no trace in the end", killed_often),
+        trial("killed fifteen times while writing: no lookup fails, no trace in the end", killed_often),
+        trial("killed in the midst of moves: the next process completes them", killed_while_moving),
         trial("restarted: no packet lost, no route written", restarted),
         trial("restarted in the second outage: stays on management, the wait stays doubled", damped),
         trial("stopped, and started while the port is silent: no move to it", started_while_silent),
@@ -106,24 +107,48 @@ fn killed_often() -> Outcome {
     site.worker.give_pci("port", PCI)?;
     let mut scene = Scene::paced(site, PLACES[0], Duration::from_micros(500))?;
     scene.leads_to("port")?;
-    // Each process finds the pin in the other place and moves it there: a row of operations, which
-    // is cut off a little later each time. The step is no divisor of anything.
-    let mut moment = 0;
-    for round in 1..=20 {
-        let since = end(&mut scene, Signal::SIGKILL)?;
-        scene.daemon = daemon(PLACES[round % 2]).start(&scene.site.worker)?;
-        if round % 4 != 0 {
-            let ours = |change: &uplink_lab::Change| change.protocol() == Some(117);
-            scene.changes.wait_for("a route of ours", since, SOON, ours)?;
-            moment = (moment + 137) % 700;
-        }
-        pass(Duration::from_micros(moment));
-    }
     end(&mut scene, Signal::SIGKILL)?;
-    scene.start_again(PLACES[1])?;
+    // Each process finds the pin in the other place and moves it there: a row of operations, which
+    // is cut off at another point each time.
+    for round in 1..=15 {
+        let since = now();
+        scene.daemon = daemon(PLACES[round % 2]).start(&scene.site.worker)?;
+        kill_in_the_act(&mut scene, since, round)?;
+    }
+    scene.start_again(PLACES[0])?;
     scene.leads_to("port")?;
     let ending = scene.finish()?;
     assert!(ending.streams.iter().all(|stream| stream.lost == 0), "packets were lost: {ending:?}");
+    Ok(())
+}
+
+fn killed_while_moving() -> Outcome {
+    const TOML: &str = "patience = \"200ms\"\nreturn_after = \"0s\"\nplacement = \"table\"";
+    let site = Site::new()?;
+    site.worker.give_pci("port", PCI)?;
+    let mut scene = Scene::paced(site, TOML, Duration::from_micros(500))?;
+    scene.leads_to("port")?;
+    for round in 0..3 {
+        let fault = scene.site.port.cable.fault(&[Fault::Silent]);
+        kill_in_the_act(&mut scene, fault, 2 * round)?;
+        scene.start_again(TOML)?;
+        scene.leads_to("mgmt")?;
+        let healed = scene.site.port.cable.heal();
+        kill_in_the_act(&mut scene, healed, 2 * round + 1)?;
+        scene.start_again(TOML)?;
+        scene.leads_to("port")?;
+    }
+    scene.finish()?;
+    Ok(())
+}
+
+/// Kills the daemon at or after the first route or rule that it writes, each round at another point
+/// of what it does then.
+fn kill_in_the_act(scene: &mut Scene, since: Instant, round: usize) -> Outcome {
+    let ours = |change: &Change| change.protocol() == Some(protocol::UPLINKD);
+    scene.changes.wait_for("a route of ours", since, SOON, ours)?;
+    pass(Duration::from_micros([0, 30, 80, 150, 300, 600, 1000][round % 7]));
+    end(scene, Signal::SIGKILL)?;
     Ok(())
 }
 

@@ -7,8 +7,8 @@ use libtest_mimic::{Failed, Trial};
 use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
 use uplink_lab::{
-    Change, Changes, Daemon, DaemonBuilder, INTERNET4, INTERNET6, Lag, Lateness, Lookups, Site, Stamped, Stream,
-    StreamReport, now, pass,
+    Change, Changes, Daemon, DaemonBuilder, INTERNET4, INTERNET6, Lag, Lateness, Lookups, Site, Stamped,
+    Stream, StreamReport, now, pass,
 };
 
 pub(crate) type Outcome = Result<(), Failed>;
