@@ -7,8 +7,8 @@ use libtest_mimic::{Failed, Trial};
 use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
 use uplink_lab::{
-    Change, Changes, Daemon, INTERNET4, INTERNET6, Lag, Lateness, Lookups, Site, Stamped, Stream,
-    StreamReport, now, pass,
+    Change, Changes, Daemon, DaemonBuilder, INTERNET4, INTERNET6, Lag, Lateness, Lookups, Site, Stamped,
+    Stream, StreamReport, now, pass,
 };
 
 pub(crate) type Outcome = Result<(), Failed>;
@@ -24,7 +24,7 @@ pub(crate) const PCI: &str = "0000:03:00.0";
 
 /// The interval of lookups and packets where no figure is taken: enough to see any outage that a
 /// person would.
-const STEADY: Duration = Duration::from_millis(5);
+pub(crate) const STEADY: Duration = Duration::from_millis(5);
 
 /// A test by its name.
 pub(crate) fn trial(name: &str, test: fn() -> Outcome) -> Trial {
@@ -74,15 +74,27 @@ impl Scene {
 
     /// As [`Scene::begin`], with a lookup and a packet in each interval.
     pub(crate) fn paced(site: Site, toml: &str, interval: Duration) -> Result<Self, Failed> {
+        Self::of(site, daemon(toml), interval)
+    }
+
+    /// As [`Scene::paced`], with any daemon.
+    pub(crate) fn of(site: Site, daemon: DaemonBuilder, interval: Duration) -> Result<Self, Failed> {
         let before = site.worker.table_text()?;
         let changes = Changes::start(&site.worker)?;
         let lookups = Lookups::start(&site.worker, &INTERNET, interval)?;
         let start = |address| Stream::start(&site.worker, &site.internet, address, interval);
         let streams = INTERNET.into_iter().map(start).collect::<Result<_, _>>()?;
-        let daemon = daemon(toml).start(&site.worker)?;
+        let daemon = daemon.start(&site.worker)?;
         let scene = Self { site, daemon, lookups, changes, streams, before, lag: Lag::start() };
         scene.daemon.wait_ready(Duration::from_secs(40))?;
         Ok(scene)
+    }
+
+    /// Starts the daemon again, after it ended; returns when it is ready.
+    pub(crate) fn start_again(&mut self, toml: &str) -> Outcome {
+        self.daemon = daemon(toml).start(&self.site.worker)?;
+        self.daemon.wait_ready(SOON)?;
+        Ok(())
     }
 
     /// Both families lead to this interface, now or soon.
@@ -205,7 +217,7 @@ impl Scene {
 }
 
 /// The daemon under test.
-pub(crate) fn daemon(toml: &str) -> uplink_lab::DaemonBuilder {
+pub(crate) fn daemon(toml: &str) -> DaemonBuilder {
     let daemon = Daemon::of(env!("CARGO_BIN_EXE_uplinkd"), &["run"]);
     if toml.is_empty() { daemon } else { daemon.config(toml) }
 }
