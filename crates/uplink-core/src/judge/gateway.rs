@@ -133,6 +133,10 @@ impl Gateway {
         self.last_answer = self.last_answer.max(Some(at));
         self.proved_at = self.proved_at.max(Some(asked_at));
         // A neighbour's answer does not say which of several questions it answers.
+        if self.silent {
+            // What was lost in the silence is accounted for by its verdict.
+            self.loss.clear();
+        }
         self.loss.answered(id, at, limits.patience / 2, kind == Kind::Icmp);
         self.silent = false;
         self.suspected = None;
@@ -226,7 +230,7 @@ impl Gateway {
             && self.asks.iter().filter(late).count() >= ENOUGH
         {
             self.silent = true;
-            // What was lost in the silence is accounted for by the verdict.
+            // What was lost on the way here is accounted for by the verdict.
             self.loss.clear();
         }
         self.choose_kind(now, limits);
