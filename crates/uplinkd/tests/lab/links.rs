@@ -6,7 +6,7 @@ use std::time::Duration;
 use libtest_mimic::{Failed, Trial};
 use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
-use uplink_lab::{Change, End, Site, Uplink, now};
+use uplink_lab::{Change, End, Site, now, pass};
 
 use crate::scene::{Outcome, PATIENCE, PCI, SOON, Scene, trial};
 
@@ -109,8 +109,11 @@ fn address_in_subnet() -> Outcome {
     worker.sysctl("net/ipv4/conf/port/promote_secondaries", "1")?;
     worker.ip_batch(
         "address add 10.0.120.7/24 dev port\n\
-         address add fd00:120::7/64 dev port nodad\n\
-         address delete 10.0.120.2/24 dev port\n\
+         address add fd00:120::7/64 dev port nodad\n",
+    )?;
+    usable(&scene)?;
+    worker.ip_batch(
+        "address delete 10.0.120.2/24 dev port\n\
          address delete fd00:120::2/64 dev port\n",
     )?;
     scene.stays(2 * PATIENCE)?;
@@ -133,8 +136,11 @@ fn another_subnet() -> Outcome {
         .ip_batch("route add 10.0.121.0/24 via 198.18.1.2\nroute add fd00:121::/64 via 2001:db8:1::2\n")?;
     site.worker.ip_batch(
         "address add 10.0.121.2/24 dev port\n\
-         address add fd00:121::2/64 dev port nodad\n\
-         route replace 0.0.0.0/0 via 10.0.121.1 dev port proto 16 metric 101\n\
+         address add fd00:121::2/64 dev port nodad\n",
+    )?;
+    usable(&scene)?;
+    site.worker.ip_batch(
+        "route replace 0.0.0.0/0 via 10.0.121.1 dev port proto 16 metric 101\n\
          address delete 10.0.120.2/24 dev port\n\
          address delete fd00:120::2/64 dev port\n",
     )?;
@@ -154,7 +160,7 @@ fn another_subnet() -> Outcome {
 
 fn renamed() -> Outcome {
     let scene = Scene::usual()?;
-    let (worker, since) = (&scene.site.worker, now());
+    let since = now();
     rename(&scene, "port", "portal")?;
     scene.moves_to("portal", since, SOON)?;
     scene.stays(PATIENCE)?;
@@ -163,7 +169,7 @@ fn renamed() -> Outcome {
     scene.leads_to("port")?;
     scene.stays(PATIENCE)?;
     assert_eq!(scene.uplink(DPU)?["interface"], "port");
-    assert_eq!(scene.writes(since), [], "{worker:?}");
+    assert_eq!(scene.writes(since), []);
     let ending = scene.finish()?;
     assert!(ending.streams.iter().all(|stream| stream.lost == 0), "{ending:?}");
     Ok(())
@@ -238,12 +244,27 @@ fn returns(scene: &Scene, interface: &str, since: Instant) -> Outcome {
     Ok(())
 }
 
+/// Waits until the kernel takes the port's new addresses for its own: in IPv6 that is a moment later.
+fn usable(scene: &Scene) -> Outcome {
+    let end = now() + SOON;
+    while !scene.site.worker.ip("-6 address show dev port tentative")?.is_empty() {
+        if now() >= end {
+            return Err(scene.explain("an address of the port stays tentative"));
+        }
+        pass(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
 /// Enslaves the port to the bridge `above`, and moves its addresses and default routes there.
 fn lay_bridge(site: &Site) -> Outcome {
-    let Uplink { metric, .. } = site.port;
-    site.worker.ip_batch("link set port master above\naddress flush dev port\n")?;
+    site.worker.ip_batch(
+        "link set port master above\n\
+         address flush dev port scope global\n\
+         route delete ::/0 dev port proto 16\n",
+    )?;
     site.lay_addresses(&site.port, "above")?;
-    site.lay_default(&site.port, "above", metric)?;
+    site.lay_default(&site.port, "above", site.port.metric)?;
     Ok(())
 }
 
