@@ -9,12 +9,18 @@
     reason = "a test program with its own main: it may print and panic"
 )]
 
+<<<<<<< HEAD
 mod configuration;
 mod control;
 mod lifecycle;
 mod program;
+=======
+mod boot;
+mod links;
+>>>>>>> tB
 mod scene;
 mod silence;
+mod uplinks;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -26,10 +32,17 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // More hosts at a time than this make each other late on two cores.
     arguments.test_threads = arguments.test_threads.or(Some(4));
+<<<<<<< HEAD
     let trials: Vec<Trial> =
         [silence::trials(), lifecycle::trials(), configuration::trials(), control::trials()]
             .into_iter()
             .flatten()
             .collect();
+=======
+    let trials: Vec<Trial> = [silence::trials(), links::trials(), uplinks::trials(), boot::trials()]
+        .into_iter()
+        .flatten()
+        .collect();
+>>>>>>> tB
     libtest_mimic::run(&arguments, trials).exit();
 }

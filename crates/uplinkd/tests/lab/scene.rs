@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
 use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
 use uplink_lab::{
@@ -74,20 +75,39 @@ impl Scene {
 
     /// As [`Scene::begin`], with a lookup and a packet in each interval.
     pub(crate) fn paced(site: Site, toml: &str, interval: Duration) -> Result<Self, Failed> {
+<<<<<<< HEAD
         Self::of(site, daemon(toml), interval)
     }
 
     /// As [`Scene::paced`], with any daemon.
     pub(crate) fn of(site: Site, daemon: DaemonBuilder, interval: Duration) -> Result<Self, Failed> {
+=======
+        let scene = Self::start(site, toml, interval)?;
+        scene.daemon.wait_ready(Duration::from_secs(40))?;
+        Ok(scene)
+    }
+
+    /// As [`Scene::begin`], without waiting for the daemon to be ready.
+    pub(crate) fn booting(site: Site, toml: &str) -> Result<Self, Failed> {
+        Self::start(site, toml, STEADY)
+    }
+
+    fn start(site: Site, toml: &str, interval: Duration) -> Result<Self, Failed> {
+>>>>>>> tB
         let before = site.worker.table_text()?;
         let changes = Changes::start(&site.worker)?;
         let lookups = Lookups::start(&site.worker, &INTERNET, interval)?;
         let start = |address| Stream::start(&site.worker, &site.internet, address, interval);
         let streams = INTERNET.into_iter().map(start).collect::<Result<_, _>>()?;
+<<<<<<< HEAD
         let daemon = daemon.start(&site.worker)?;
         let scene = Self { site, daemon, lookups, changes, streams, before, lag: Lag::start() };
         scene.daemon.wait_ready(Duration::from_secs(40))?;
         Ok(scene)
+=======
+        let daemon = daemon(toml).start(&site.worker)?;
+        Ok(Self { site, daemon, lookups, changes, streams, before, lag: Lag::start() })
+>>>>>>> tB
     }
 
     /// Starts the daemon again, after it ended; returns when it is ready.
@@ -151,19 +171,21 @@ impl Scene {
         Ok(routes.into_iter().filter(|route| route.protocol == protocol::UPLINKD).collect())
     }
 
+    /// What the status says of an uplink, by its name or its interface.
+    pub(crate) fn uplink(&self, uplink: &str) -> Result<Value, Failed> {
+        let status = self.daemon.status()?;
+        let uplinks = status["status"]["uplinks"].as_array().into_iter().flatten();
+        let mut found = uplinks.filter(|entry| entry["name"] == uplink || entry["interface"] == uplink);
+        Ok(found.next().ok_or_else(|| format!("no uplink {uplink} in {status}"))?.clone())
+    }
+
     /// What the status says of a path: `up`, `unknown`, or the cause.
     pub(crate) fn health(&self, uplink: &str, family: Family) -> Result<String, Failed> {
-        let status = self.daemon.status()?;
-        let text = status.to_string();
-        let path = status["status"]["uplinks"]
-            .as_array()
-            .and_then(|uplinks| {
-                uplinks.iter().find(|entry| entry["name"] == uplink || entry["interface"] == uplink)
-            })
-            .and_then(|entry| {
-                entry["paths"].as_array()?.iter().find(|path| path["family"] == family.to_string())
-            })
-            .ok_or_else(|| format!("{uplink} has no {family} path in {text}"))?;
+        let entry = self.uplink(uplink)?;
+        let mut paths = entry["paths"].as_array().into_iter().flatten();
+        let path = paths
+            .find(|path| path["family"] == family.to_string())
+            .ok_or_else(|| format!("{uplink} has no {family} path in {entry}"))?;
         let of = |key: &str| path[key].as_str().map(str::to_owned);
         of("cause").or_else(|| of("health")).ok_or_else(|| format!("no health in {path}").into())
     }
@@ -187,6 +209,14 @@ impl Scene {
     pub(crate) fn finish(self) -> Result<Ending, Failed> {
         let before = self.before.clone();
         self.finish_with(&before)
+    }
+
+    /// As [`Scene::finish`], where the test changed the table: all that is not ours stays as it is.
+    pub(crate) fn finish_changed(self) -> Result<Ending, Failed> {
+        let ours = format!(" proto {} ", protocol::UPLINKD);
+        let text = self.site.worker.table_text()?;
+        let foreign: Vec<&str> = text.lines().filter(|line| !line.contains(&ours)).collect();
+        self.finish_with(&foreign.join("\n"))
     }
 
     /// As [`Scene::finish`], where somebody else left the table as in `expected`.
