@@ -297,12 +297,14 @@ impl Gateway {
 
     fn tick(&mut self, now: Instant, desk: &mut Desk) {
         self.ticked = Some(now);
-        if let Some(id) = self.ask(self.asked, now, desk) {
-            self.loss.asked(id, now);
-        }
-        // It may come back answering the other kind only.
+        let asked = self.ask(self.asked, now, desk);
         if self.silent {
+            // It may come back answering the other kind only.
             self.ask(self.asked.other(), now, desk);
+        } else if let Some(id) = asked {
+            // What is lost in silence is accounted for by its verdict: one that answers again after a
+            // long silence is not lossy.
+            self.loss.asked(id, now);
         }
     }
 
