@@ -9,8 +9,11 @@
     reason = "a test program with its own main: it may print and panic"
 )]
 
+mod loss;
 mod scene;
 mod silence;
+mod stalls;
+mod targets;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -22,6 +25,9 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // More hosts at a time than this make each other late on two cores.
     arguments.test_threads = arguments.test_threads.or(Some(4));
-    let trials: Vec<Trial> = [silence::trials()].into_iter().flatten().collect();
+    let trials: Vec<Trial> = [silence::trials(), loss::trials(), targets::trials(), stalls::trials()]
+        .into_iter()
+        .flatten()
+        .collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
 use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
 use uplink_lab::{
@@ -139,21 +140,30 @@ impl Scene {
         Ok(routes.into_iter().filter(|route| route.protocol == protocol::UPLINKD).collect())
     }
 
+    /// A path as the status shows it.
+    pub(crate) fn path(&self, uplink: &str, family: Family) -> Result<Value, Failed> {
+        let status = self.daemon.status()?;
+        let of_list = |list: &Value, is_it: &dyn Fn(&Value) -> bool| {
+            list.as_array().and_then(|list| list.iter().find(|entry| is_it(entry)).cloned())
+        };
+        let named = |entry: &Value| entry["name"] == uplink || entry["interface"] == uplink;
+        of_list(&status["status"]["uplinks"], &named)
+            .and_then(|entry| of_list(&entry["paths"], &|path| path["family"] == family.to_string()))
+            .ok_or_else(|| format!("{uplink} has no {family} path in {status}").into())
+    }
+
     /// What the status says of a path: `up`, `unknown`, or the cause.
     pub(crate) fn health(&self, uplink: &str, family: Family) -> Result<String, Failed> {
-        let status = self.daemon.status()?;
-        let text = status.to_string();
-        let path = status["status"]["uplinks"]
-            .as_array()
-            .and_then(|uplinks| {
-                uplinks.iter().find(|entry| entry["name"] == uplink || entry["interface"] == uplink)
-            })
-            .and_then(|entry| {
-                entry["paths"].as_array()?.iter().find(|path| path["family"] == family.to_string())
-            })
-            .ok_or_else(|| format!("{uplink} has no {family} path in {text}"))?;
+        let path = self.path(uplink, family)?;
         let of = |key: &str| path[key].as_str().map(str::to_owned);
         of("cause").or_else(|| of("health")).ok_or_else(|| format!("no health in {path}").into())
+    }
+
+    /// When the path's gateway answered last, as the kernel stamped it.
+    pub(crate) fn last_answer(&self, uplink: &str, family: Family) -> Result<Instant, Failed> {
+        let path = self.path(uplink, family)?;
+        let micros = path["last_answer_us"].as_u64().ok_or_else(|| format!("no answer in {path}"))?;
+        Ok(Instant::BOOT + Duration::from_micros(micros))
     }
 
     /// Waits until the status says this of a path.
