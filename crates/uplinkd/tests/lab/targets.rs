@@ -7,7 +7,7 @@ use libtest_mimic::Trial;
 use uplink_core::snapshot::Family;
 use uplink_lab::{Fault, INTERNET4, INTERNET6, Site, now};
 
-use crate::scene::{INTERNET, Outcome, PCI, SOON, Scene, trial};
+use crate::scene::{INTERNET, Outcome, PCI, Scene, trial};
 
 /// Without an answer for so long, a target is given up: three times its time limit.
 const GIVEN_UP: Duration = Duration::from_secs(3);
@@ -103,7 +103,6 @@ fn own_path() -> Outcome {
     );
     let config = format!("boot_wait = \"1s\"\npreempt = \"never\"\n{}need = \"all\"\n", port(&targets));
     let scene = Scene::begin(site, &config)?;
-    scene.moves_to("mgmt", scene.daemon.started(), VERDICT)?;
     for family in Family::ALL {
         scene.becomes("port", family, "upstream")?;
     }
