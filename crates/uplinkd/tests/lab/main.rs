@@ -9,20 +9,34 @@
     reason = "a test program with its own main: it may print and panic"
 )]
 
-<<<<<<< HEAD
+mod boot;
 mod configuration;
 mod control;
 mod lifecycle;
-mod program;
-=======
-mod boot;
 mod links;
->>>>>>> tB
+mod loss;
+mod program;
 mod scene;
 mod silence;
+mod stalls;
+mod targets;
 mod uplinks;
 
 use libtest_mimic::{Arguments, Trial};
+
+/// One entry a subject.
+const SUBJECTS: &[fn() -> Vec<Trial>] = &[
+    boot::trials,
+    configuration::trials,
+    control::trials,
+    lifecycle::trials,
+    links::trials,
+    loss::trials,
+    silence::trials,
+    stalls::trials,
+    targets::trials,
+    uplinks::trials,
+];
 
 fn main() {
     // Namespaces are entered while there is one thread.
@@ -32,17 +46,6 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // More hosts at a time than this make each other late on two cores.
     arguments.test_threads = arguments.test_threads.or(Some(4));
-<<<<<<< HEAD
-    let trials: Vec<Trial> =
-        [silence::trials(), lifecycle::trials(), configuration::trials(), control::trials()]
-            .into_iter()
-            .flatten()
-            .collect();
-=======
-    let trials: Vec<Trial> = [silence::trials(), links::trials(), uplinks::trials(), boot::trials()]
-        .into_iter()
-        .flatten()
-        .collect();
->>>>>>> tB
+    let trials: Vec<Trial> = SUBJECTS.iter().flat_map(|subject| subject()).collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

@@ -75,39 +75,29 @@ impl Scene {
 
     /// As [`Scene::begin`], with a lookup and a packet in each interval.
     pub(crate) fn paced(site: Site, toml: &str, interval: Duration) -> Result<Self, Failed> {
-<<<<<<< HEAD
         Self::of(site, daemon(toml), interval)
     }
 
     /// As [`Scene::paced`], with any daemon.
     pub(crate) fn of(site: Site, daemon: DaemonBuilder, interval: Duration) -> Result<Self, Failed> {
-=======
-        let scene = Self::start(site, toml, interval)?;
+        let scene = Self::start(site, daemon, interval)?;
         scene.daemon.wait_ready(Duration::from_secs(40))?;
         Ok(scene)
     }
 
     /// As [`Scene::begin`], without waiting for the daemon to be ready.
     pub(crate) fn booting(site: Site, toml: &str) -> Result<Self, Failed> {
-        Self::start(site, toml, STEADY)
+        Self::start(site, daemon(toml), STEADY)
     }
 
-    fn start(site: Site, toml: &str, interval: Duration) -> Result<Self, Failed> {
->>>>>>> tB
+    fn start(site: Site, daemon: DaemonBuilder, interval: Duration) -> Result<Self, Failed> {
         let before = site.worker.table_text()?;
         let changes = Changes::start(&site.worker)?;
         let lookups = Lookups::start(&site.worker, &INTERNET, interval)?;
         let start = |address| Stream::start(&site.worker, &site.internet, address, interval);
         let streams = INTERNET.into_iter().map(start).collect::<Result<_, _>>()?;
-<<<<<<< HEAD
         let daemon = daemon.start(&site.worker)?;
-        let scene = Self { site, daemon, lookups, changes, streams, before, lag: Lag::start() };
-        scene.daemon.wait_ready(Duration::from_secs(40))?;
-        Ok(scene)
-=======
-        let daemon = daemon(toml).start(&site.worker)?;
         Ok(Self { site, daemon, lookups, changes, streams, before, lag: Lag::start() })
->>>>>>> tB
     }
 
     /// Starts the daemon again, after it ended; returns when it is ready.
@@ -179,15 +169,26 @@ impl Scene {
         Ok(found.next().ok_or_else(|| format!("no uplink {uplink} in {status}"))?.clone())
     }
 
-    /// What the status says of a path: `up`, `unknown`, or the cause.
-    pub(crate) fn health(&self, uplink: &str, family: Family) -> Result<String, Failed> {
+    /// A path as the status shows it.
+    pub(crate) fn path(&self, uplink: &str, family: Family) -> Result<Value, Failed> {
         let entry = self.uplink(uplink)?;
         let mut paths = entry["paths"].as_array().into_iter().flatten();
-        let path = paths
-            .find(|path| path["family"] == family.to_string())
-            .ok_or_else(|| format!("{uplink} has no {family} path in {entry}"))?;
+        let found = paths.find(|path| path["family"] == family.to_string());
+        Ok(found.ok_or_else(|| format!("{uplink} has no {family} path in {entry}"))?.clone())
+    }
+
+    /// What the status says of a path: `up`, `unknown`, or the cause.
+    pub(crate) fn health(&self, uplink: &str, family: Family) -> Result<String, Failed> {
+        let path = self.path(uplink, family)?;
         let of = |key: &str| path[key].as_str().map(str::to_owned);
         of("cause").or_else(|| of("health")).ok_or_else(|| format!("no health in {path}").into())
+    }
+
+    /// When the path's gateway answered last, as the kernel stamped it.
+    pub(crate) fn last_answer(&self, uplink: &str, family: Family) -> Result<Instant, Failed> {
+        let path = self.path(uplink, family)?;
+        let micros = path["last_answer_us"].as_u64().ok_or_else(|| format!("no answer in {path}"))?;
+        Ok(Instant::BOOT + Duration::from_micros(micros))
     }
 
     /// Waits until the status says this of a path.
