@@ -9,6 +9,10 @@
     reason = "a test program with its own main: it may print and panic"
 )]
 
+mod aside;
+mod ipv6;
+mod placement;
+mod routes;
 mod scene;
 mod silence;
 
@@ -22,6 +26,6 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // More hosts at a time than this make each other late on two cores.
     arguments.test_threads = arguments.test_threads.or(Some(4));
-    let trials: Vec<Trial> = [silence::trials()].into_iter().flatten().collect();
+    let trials: Vec<Trial> = [silence::trials(), routes::trials(), placement::trials(), aside::trials(), ipv6::trials()].into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit();
 }
