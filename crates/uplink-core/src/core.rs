@@ -67,6 +67,8 @@ struct FamilyState {
     election: Election,
     contest: Contest,
     aside: Option<Aside>,
+    /// The lowest metric that a foreign default route was seen with.
+    lowest: Option<u32>,
     /// The operations that would have been written last, while nothing is written.
     dry: Vec<Op>,
 }
@@ -127,6 +129,7 @@ impl Core {
                 election: Election::new(None, start.now),
                 contest: Contest::default(),
                 aside: None,
+                lowest: None,
                 dry: Vec::new(),
             }),
             desk: Desk::new(start.machine ^ start.now.as_nanos()),
@@ -263,6 +266,10 @@ impl Core {
         let Some(snapshot) = &self.snapshot else { return };
         self.stale = false;
         let uplinks = discover(snapshot, &self.policy, &self.hints());
+        for state in &mut self.families {
+            let lowest = foreign_defaults(snapshot, state.family).next().map(|route| route.metric);
+            state.lowest = state.lowest.into_iter().chain(lowest).min();
+        }
         self.desk.retain(|link| snapshot.links.contains_key(&link));
         let before = std::mem::replace(&mut self.uplinks, uplinks);
         self.tell_uplinks(&before, now);
@@ -481,13 +488,15 @@ impl Core {
     }
 
     fn wanted(&self, family: Family) -> Option<Wanted> {
-        let elected = self.family(family).election.elected()?;
+        let state = self.family(family);
+        let elected = state.election.elected()?;
         let (_, path) =
             paths(&self.uplinks).find(|(key, _)| key.family == family && key.uplink == elected)?;
         Some(Wanted {
             hop: path.hop.clone()?,
             attributes: path.attributes.clone(),
             keep_only: matches!(path.way, Way::Broken(_)),
+            below: state.lowest,
         })
     }
 
