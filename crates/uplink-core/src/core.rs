@@ -522,7 +522,8 @@ impl Core {
         }
         for state in &mut self.families {
             let family = state.family;
-            if ops.iter().any(|op| matches!(op, Op::AddRoute(route) if route.family() == family)) {
+            let adds = |op: &Op| matches!(op, Op::AddRoute(_) | Op::AddRule(_)) && op.family() == family;
+            if ops.iter().any(adds) {
                 state.contest.wrote(now);
             }
         }
