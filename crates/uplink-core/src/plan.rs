@@ -68,22 +68,22 @@ pub fn plan(
     match wanted {
         // A pin that leads there already stays when others come to lead there, too: one of them may be
         // gone for the moment of a renewal only.
-        Some(wanted) if !table.foreign_lead_to(&wanted.hop) || table.pinned_to(&wanted.hop) => match table
-            .placement(policy.placement, wanted.below)
-        {
-            Some(Place::Main(free)) => {
-                ops.extend(table.pin(wanted, TABLE_MAIN, free));
-                // The way back from `table`: our rules go only when main leads where they do.
-                ops.extend(table.remove_rules());
-                ops.extend(table.remove(TABLE_PIN));
+        Some(wanted) if !table.foreign_lead_to(&wanted.hop) || table.pinned_to(&wanted.hop) => {
+            match table.placement(policy.placement, wanted.below) {
+                Some(Place::Main(free)) => {
+                    ops.extend(table.pin(wanted, TABLE_MAIN, free));
+                    // The way back from `table`: our rules go only when main leads where they do.
+                    ops.extend(table.remove_rules());
+                    ops.extend(table.remove(TABLE_PIN));
+                }
+                Some(Place::Table) => {
+                    ops.extend(table.pin(wanted, TABLE_PIN, [1, 2]));
+                    ops.extend(table.add_rules());
+                    ops.extend(table.remove(TABLE_MAIN));
+                }
+                None => return Plan { ops, aside: Some(Aside::NoRoom) },
             }
-            Some(Place::Table) => {
-                ops.extend(table.pin(wanted, TABLE_PIN, [1, 2]));
-                ops.extend(table.add_rules());
-                ops.extend(table.remove(TABLE_MAIN));
-            }
-            None => return Plan { ops, aside: Some(Aside::NoRoom) },
-        },
+        }
         Some(_) | None => {
             ops.extend(table.remove_rules());
             ops.extend(table.remove(TABLE_PIN));

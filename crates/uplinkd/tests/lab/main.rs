@@ -26,6 +26,10 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // More hosts at a time than this make each other late on two cores.
     arguments.test_threads = arguments.test_threads.or(Some(4));
-    let trials: Vec<Trial> = [silence::trials(), routes::trials(), placement::trials(), aside::trials(), ipv6::trials()].into_iter().flatten().collect();
+    let trials: Vec<Trial> =
+        [silence::trials(), routes::trials(), placement::trials(), aside::trials(), ipv6::trials()]
+            .into_iter()
+            .flatten()
+            .collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

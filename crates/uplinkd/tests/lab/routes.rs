@@ -7,14 +7,12 @@ use std::time::Duration;
 use libtest_mimic::{Failed, Trial};
 use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
-use uplink_lab::{Change, Fault, Uplink, now, pass};
+use uplink_lab::{Change, Uplink, now, pass};
 
-use crate::scene::{INTERNET, Outcome, SOON, Scene, defaults, site_with_metrics, trial};
+use crate::scene::{BRISK, Outcome, SOON, Scene, defaults, site_with_metrics, trial};
 
 /// Within this the table is right again; the promise (10 ms for 95 of 100) is for an idle host.
 const RIGHT_AGAIN: Duration = Duration::from_millis(100);
-/// Tests about other programs need no long outages.
-const BRISK: &str = "patience = \"300ms\"\nreturn_after = \"1s\"";
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -70,10 +68,10 @@ fn renewed() -> Outcome {
     let since = now();
     for uplink in [&scene.site.port, &scene.site.mgmt] {
         for _ in 0..5 {
-            write(&scene, &[defaults("delete", uplink, uplink.metric, "")])?;
+            scene.write(&[defaults("delete", uplink, uplink.metric, "")])?;
             // So that each half is seen by itself.
             pass(Duration::from_millis(20));
-            write(&scene, &[defaults("add", uplink, uplink.metric, "")])?;
+            scene.write(&[defaults("add", uplink, uplink.metric, "")])?;
             pass(Duration::from_millis(20));
         }
     }
@@ -87,15 +85,15 @@ fn renewed() -> Outcome {
 
 fn renewed_in_outage() -> Outcome {
     let scene = Scene::configured("patience = \"300ms\"")?;
-    fail_over(&scene)?;
+    scene.fail_over()?;
     for uplink in [&scene.site.port, &scene.site.mgmt] {
         for _ in 0..3 {
-            write(&scene, &[defaults("delete", uplink, uplink.metric, "")])?;
+            scene.write(&[defaults("delete", uplink, uplink.metric, "")])?;
             let deleted = now();
             scene.leads_to("mgmt")?;
             assert!(now().since(deleted) < RIGHT_AGAIN, "{uplink:?}");
             // As DHCP clients do: whoever stands in their way makes them fail.
-            write(&scene, &[defaults("add", uplink, uplink.metric, "")])?;
+            scene.write(&[defaults("add", uplink, uplink.metric, "")])?;
             scene.leads_to("mgmt")?;
         }
     }
@@ -108,12 +106,12 @@ fn renewed_in_outage() -> Outcome {
 fn port_deleted() -> Outcome {
     let scene = Scene::configured(BRISK)?;
     let since = now();
-    write(&scene, &[defaults("delete", &scene.site.port, 101, "")])?;
+    scene.write(&[defaults("delete", &scene.site.port, 101, "")])?;
     scene.stays(Duration::from_millis(500))?;
     assert_eq!(scene.writes(since), []);
-    fail_over(&scene)?;
-    come_back(&scene)?;
-    write(&scene, &[defaults("add", &scene.site.port, 101, "")])?;
+    scene.fail_over()?;
+    scene.come_back()?;
+    scene.write(&[defaults("add", &scene.site.port, 101, "")])?;
     scene.stays(Duration::from_millis(100))?;
     scene.finish()?;
     Ok(())
@@ -121,17 +119,17 @@ fn port_deleted() -> Outcome {
 
 fn mgmt_deleted() -> Outcome {
     let scene = Scene::configured(BRISK)?;
-    write(&scene, &[defaults("delete", &scene.site.mgmt, 100, "")])?;
+    scene.write(&[defaults("delete", &scene.site.mgmt, 100, "")])?;
     scene.stays(Duration::from_millis(500))?;
-    write(&scene, &[defaults("add", &scene.site.mgmt, 100, "")])?;
+    scene.write(&[defaults("add", &scene.site.mgmt, 100, "")])?;
     scene.leads_to("port")?;
-    fail_over(&scene)?;
+    scene.fail_over()?;
     // Now the elected path's own route goes: what worked is kept.
-    write(&scene, &[defaults("delete", &scene.site.mgmt, 100, "")])?;
+    scene.write(&[defaults("delete", &scene.site.mgmt, 100, "")])?;
     scene.leads_to("mgmt")?;
     scene.stays(Duration::from_millis(500))?;
-    come_back(&scene)?;
-    write(&scene, &[defaults("add", &scene.site.mgmt, 100, "")])?;
+    scene.come_back()?;
+    scene.write(&[defaults("add", &scene.site.mgmt, 100, "")])?;
     scene.finish()?;
     Ok(())
 }
@@ -140,12 +138,14 @@ fn other_gateway() -> Outcome {
     let scene = Scene::usual()?;
     second_gateway(&scene.site.port)?;
     let since = now();
-    write(&scene, &to_second_gateway("replace", &scene.site.port))?;
+    scene.write(&to_second_gateway("replace", &scene.site.port))?;
     for (family, gateway) in Family::ALL.into_iter().zip(SECOND_OF_PORT) {
         let gateway: IpAddr = gateway.parse()?;
-        scene.pinned(family, "the new gateway", |pins| {
-            matches!(pins, [pin] if pin.gateway == Some(gateway))
-        })?;
+        scene.pinned(
+            family,
+            "the new gateway",
+            |pins| matches!(pins, [pin] if pin.gateway == Some(gateway)),
+        )?;
     }
     scene.stays(Duration::from_millis(1500))?;
     never_led_to(&scene, "mgmt", since)?;
@@ -157,9 +157,9 @@ fn other_gateway() -> Outcome {
 fn other_gateway_in_outage() -> Outcome {
     let scene = Scene::configured("patience = \"300ms\"")?;
     second_gateway(&scene.site.mgmt)?;
-    fail_over(&scene)?;
+    scene.fail_over()?;
     let since = now();
-    write(&scene, &to_second_gateway("replace", &scene.site.mgmt))?;
+    scene.write(&to_second_gateway("replace", &scene.site.mgmt))?;
     scene.stays(Duration::from_millis(1500))?;
     never_led_to(&scene, "port", since)?;
     for family in Family::ALL {
@@ -173,15 +173,17 @@ fn other_gateway_in_outage() -> Outcome {
 fn port_gateway_in_outage() -> Outcome {
     let scene = Scene::configured(BRISK)?;
     second_gateway(&scene.site.port)?;
-    fail_over(&scene)?;
-    write(&scene, &to_second_gateway("replace", &scene.site.port))?;
+    scene.fail_over()?;
+    scene.write(&to_second_gateway("replace", &scene.site.port))?;
     scene.stays(Duration::from_millis(1500))?;
-    come_back(&scene)?;
+    scene.come_back()?;
     for (family, gateway) in Family::ALL.into_iter().zip(SECOND_OF_PORT) {
         let gateway: IpAddr = gateway.parse()?;
-        scene.pinned(family, "the new gateway", |pins| {
-            matches!(pins, [pin] if pin.gateway == Some(gateway))
-        })?;
+        scene.pinned(
+            family,
+            "the new gateway",
+            |pins| matches!(pins, [pin] if pin.gateway == Some(gateway)),
+        )?;
     }
     scene.finish_among()?;
     Ok(())
@@ -191,20 +193,21 @@ fn other_metrics() -> Outcome {
     let scene = Scene::usual()?;
     let mgmt = &scene.site.mgmt;
     let since = now();
-    write(&scene, &[defaults("add", mgmt, 20100, ""), defaults("delete", mgmt, 100, "")])?;
+    scene.write(&[defaults("add", mgmt, 20100, ""), defaults("delete", mgmt, 100, "")])?;
     scene.stays(Duration::from_millis(300))?;
     assert_eq!(scene.writes(since), [], "raised");
-    write(&scene, &[defaults("add", mgmt, 50, ""), defaults("delete", mgmt, 20100, "")])?;
+    scene.write(&[defaults("add", mgmt, 50, ""), defaults("delete", mgmt, 20100, "")])?;
     for family in Family::ALL {
         scene.pinned(family, "one pin below 50", |pins| matches!(pins, [pin] if pin.metric < 50))?;
     }
     scene.leads_to("port")?;
     let since = now();
-    write(&scene, &[defaults("add", mgmt, 100, ""), defaults("delete", mgmt, 50, "")])?;
+    scene.write(&[defaults("add", mgmt, 100, ""), defaults("delete", mgmt, 50, "")])?;
     scene.stays(Duration::from_millis(300))?;
     assert_eq!(scene.writes(since), [], "raised again");
     // The port's own falls below everything: there is nothing left to pin.
-    write(&scene, &[defaults("add", &scene.site.port, 10, ""), defaults("delete", &scene.site.port, 101, "")])?;
+    scene
+        .write(&[defaults("add", &scene.site.port, 10, ""), defaults("delete", &scene.site.port, 101, "")])?;
     for family in Family::ALL {
         scene.pinned(family, "no pin", <[_]>::is_empty)?;
     }
@@ -218,8 +221,12 @@ fn same_metric() -> Outcome {
     let metrics = metrics(&scene)?;
     for ((family, metric), line) in metrics.into_iter().zip(0..) {
         let lines = defaults("append", &scene.site.mgmt, metric, "");
-        write(&scene, &[lines.lines().nth(line).unwrap_or_default()])?;
-        scene.pinned(family, "the pin below", |pins| matches!(pins, [pin] if pin.metric < metric && pin.hops == 1))?;
+        scene.write(&[lines.lines().nth(line).unwrap_or_default()])?;
+        scene.pinned(
+            family,
+            "the pin below",
+            |pins| matches!(pins, [pin] if pin.metric < metric && pin.hops == 1),
+        )?;
     }
     scene.leads_to("port")?;
     scene.stays(Duration::from_millis(300))?;
@@ -232,7 +239,7 @@ fn pin_replaced() -> Outcome {
     let metrics = metrics(&scene)?;
     for ((family, metric), line) in metrics.into_iter().zip(0..) {
         let lines = defaults("replace", &scene.site.mgmt, metric, "");
-        write(&scene, &[lines.lines().nth(line).unwrap_or_default()])?;
+        scene.write(&[lines.lines().nth(line).unwrap_or_default()])?;
         scene.pinned(family, "the pin below", |pins| matches!(pins, [pin] if pin.metric < metric))?;
     }
     scene.leads_to("port")?;
@@ -253,12 +260,12 @@ fn port_is_best() -> Outcome {
     for family in Family::ALL {
         assert_eq!(scene.pins(family)?, []);
     }
-    fail_over(&scene)?;
+    scene.fail_over()?;
     for family in Family::ALL {
         let pins = scene.pins(family)?;
         assert!(matches!(pins.as_slice(), [pin] if pin.metric < 50), "{pins:?}");
     }
-    come_back(&scene)?;
+    scene.come_back()?;
     for family in Family::ALL {
         scene.pinned(family, "no pin", <[_]>::is_empty)?;
     }
@@ -281,8 +288,8 @@ fn several_on_port() -> Outcome {
         let pins = scene.pins(family)?;
         assert!(matches!(pins.as_slice(), [pin] if pin.gateway == Some(gateway)), "{pins:?}");
     }
-    fail_over(&scene)?;
-    come_back(&scene)?;
+    scene.fail_over()?;
+    scene.come_back()?;
     scene.finish()?;
     Ok(())
 }
@@ -297,11 +304,11 @@ fn gateway_of_another_route() -> Outcome {
     )?;
     let scene = Scene::begin(site, BRISK)?;
     scene.leads_to("port")?;
-    fail_over(&scene)?;
-    come_back(&scene)?;
+    scene.fail_over()?;
+    scene.come_back()?;
     // A renewal.
-    write(&scene, &["route delete 169.254.99.100/32", "route delete 2001:db8:ffff::/64"])?;
-    write(&scene, &[
+    scene.write(&["route delete 169.254.99.100/32", "route delete 2001:db8:ffff::/64"])?;
+    scene.write(&[
         "route add 169.254.99.100/32 via 10.0.120.1 dev port proto dhcp metric 101",
         "route add 2001:db8:ffff::/64 via fe80::1 dev port proto ra metric 101",
     ])?;
@@ -319,8 +326,8 @@ fn configured_gateway() -> Outcome {
     site.lay_default(&site.mgmt, "mgmt", 100)?;
     let scene = Scene::begin(site, CONFIGURED)?;
     scene.leads_to("port")?;
-    fail_over(&scene)?;
-    come_back(&scene)?;
+    scene.fail_over()?;
+    scene.come_back()?;
     scene.finish()?;
     Ok(())
 }
@@ -339,8 +346,8 @@ fn configured_gateway_differs() -> Outcome {
         let right = |pins: &[uplink_lab::Route]| matches!(pins, [pin] if pin.metric < 50 && pin.gateway == Some(gateway));
         scene.pinned(family, "the configured gateway", right)?;
     }
-    fail_over(&scene)?;
-    come_back(&scene)?;
+    scene.fail_over()?;
+    scene.come_back()?;
     scene.finish()?;
     Ok(())
 }
@@ -352,7 +359,8 @@ fn contest() -> Outcome {
     while deleted < 100 && now() < since + Duration::from_secs(5) {
         deleted += u32::from(scene.site.worker.ip("-4 route delete default proto 117").is_ok());
     }
-    let written = scene.writes(since).iter().filter(|change| matches!(change.what, Change::RouteAdded(_))).count();
+    let written =
+        scene.writes(since).iter().filter(|change| matches!(change.what, Change::RouteAdded(_))).count();
     assert!((5..=40).contains(&written), "{written} pins were written, {deleted} deleted");
     scene.daemon.wait_for_log("the contest", since, SOON, |line| line.contains("keeps undoing"))?;
     // In the other family nobody contested anything.
@@ -386,36 +394,12 @@ fn churn() -> Outcome {
     let churn = lines.clone();
     std::thread::scope(|scope| {
         let other = scope.spawn(|| scene.site.worker.ip_batch(&churn));
-        let moved = fail_over(&scene);
+        let moved = scene.fail_over();
         other.join().expect("the other program panicked")?;
         moved
     })?;
     scene.site.port.cable.heal();
     scene.finish()?;
-    Ok(())
-}
-
-/// Both families move to management because the port is silent.
-fn fail_over(scene: &Scene) -> Outcome {
-    let fault = scene.site.port.cable.fault(&[Fault::Silent]);
-    scene.leads_to("mgmt").map_err(|error| format!("since {fault}: {error:?}").into())
-}
-
-/// The port is well again, and both families come back.
-fn come_back(scene: &Scene) -> Outcome {
-    let healed = scene.site.port.cable.heal();
-    for address in INTERNET {
-        if scene.way_to(address).as_deref() != Some("port") {
-            scene.lookups.wait_for(address, "port", healed, SOON + SOON).map_err(|error| scene.explain(&error.to_string()))?;
-        }
-    }
-    Ok(())
-}
-
-/// Says this to `ip`, in one process.
-fn write(scene: &Scene, lines: &[impl AsRef<str>]) -> Outcome {
-    let lines: Vec<&str> = lines.iter().map(AsRef::as_ref).collect();
-    scene.site.worker.ip_batch(&format!("{}\n", lines.join("\n")))?;
     Ok(())
 }
 
@@ -425,9 +409,9 @@ const SECOND_OF_PORT: [&str; 2] = ["10.0.120.7", "fe80::7"];
 /// Gives an uplink's gateway other addresses.
 fn second_gateway(uplink: &Uplink) -> Outcome {
     let [a, b, c, _] = uplink.gateway4.octets();
-    uplink.gateway.ip_batch(&format!(
-        "address add {a}.{b}.{c}.7/24 dev lan\naddress add fe80::7/64 dev lan nodad\n"
-    ))?;
+    uplink
+        .gateway
+        .ip_batch(&format!("address add {a}.{b}.{c}.7/24 dev lan\naddress add fe80::7/64 dev lan nodad\n"))?;
     Ok(())
 }
 
@@ -446,7 +430,9 @@ fn never_led_to(scene: &Scene, interface: &str, since: Instant) -> Outcome {
     let wrong = ways.iter().filter(|way| way.at > since && way.what.interface.as_deref() == Ok(interface));
     match wrong.count() {
         0 => Ok(()),
-        count => Err(scene.explain(&format!("lookups were answered with {interface} {count} times: {ways:?}"))),
+        count => {
+            Err(scene.explain(&format!("lookups were answered with {interface} {count} times: {ways:?}")))
+        }
     }
 }
 

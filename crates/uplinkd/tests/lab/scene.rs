@@ -7,7 +7,7 @@ use libtest_mimic::{Failed, Trial};
 use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
 use uplink_lab::{
-    Change, Changes, Daemon, INTERNET4, INTERNET6, Lag, Lateness, Lookups, Site, Stamped, Stream,
+    Change, Changes, Daemon, Fault, INTERNET4, INTERNET6, Lag, Lateness, Lookups, Site, Stamped, Stream,
     StreamReport, Uplink, now, pass,
 };
 
@@ -19,6 +19,8 @@ pub(crate) const SOON: Duration = Duration::from_secs(5);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 /// The internet in both families.
 pub(crate) const INTERNET: [IpAddr; 2] = [IpAddr::V4(INTERNET4), IpAddr::V6(INTERNET6)];
+/// A configuration for tests that need no long outages.
+pub(crate) const BRISK: &str = "patience = \"300ms\"\nreturn_after = \"1s\"\n";
 /// The port's place on the PCI bus.
 pub(crate) const PCI: &str = "0000:03:00.0";
 
@@ -117,6 +119,25 @@ impl Scene {
             Err(error) => Err(self.explain(&error.to_string())),
         };
         Ok([at(INTERNET[0])?, at(INTERNET[1])?])
+    }
+
+    /// Both families move to management because the port is silent.
+    pub(crate) fn fail_over(&self) -> Outcome {
+        self.site.port.cable.fault(&[Fault::Silent]);
+        self.leads_to("mgmt")
+    }
+
+    /// The port is well again, and both families come back.
+    pub(crate) fn come_back(&self) -> Outcome {
+        self.site.port.cable.heal();
+        self.leads_to("port")
+    }
+
+    /// Another program says this to `ip`.
+    pub(crate) fn write(&self, lines: &[impl AsRef<str>]) -> Outcome {
+        let lines: Vec<&str> = lines.iter().map(AsRef::as_ref).collect();
+        self.site.worker.ip_batch(&format!("{}\n", lines.join("\n")))?;
+        Ok(())
     }
 
     /// Lets time pass and checks that no lookup changed meanwhile.
