@@ -11,7 +11,7 @@ use crate::event::{Answer, Input, Outcome, Output};
 use crate::judge::{Desk, Judge, Limits, Pace, Standing};
 use crate::memory::{Memory, Remembered};
 use crate::own::{Op, OwnRule, RuleForm, TABLE_MAIN_OR_PIN, probe_table};
-use crate::plan::{Plan, ProbeWay, Wanted, current_pin, plan};
+use crate::plan::{Plan, ProbeWay, Wanted, current_pin, has_room_below, plan};
 use crate::policy::{Mode, Policy};
 use crate::snapshot::{Family, LinkIndex, Prefix, Snapshot};
 use crate::status::{Aside, Cause, Change, GatewaySource, Health, Notice, Reason};
@@ -67,7 +67,7 @@ struct FamilyState {
     election: Election,
     contest: Contest,
     aside: Option<Aside>,
-    /// The lowest metric that a foreign default route was seen with.
+    /// The lowest metric with room below that a foreign default route was seen with.
     lowest: Option<u32>,
     /// The operations that would have been written last, while nothing is written.
     dry: Vec<Op>,
@@ -267,8 +267,8 @@ impl Core {
         self.stale = false;
         let uplinks = discover(snapshot, &self.policy, &self.hints());
         for state in &mut self.families {
-            let lowest = foreign_defaults(snapshot, state.family).next().map(|route| route.metric);
-            state.lowest = state.lowest.into_iter().chain(lowest).min();
+            let metrics = foreign_defaults(snapshot, state.family).map(|route| route.metric);
+            state.lowest = state.lowest.into_iter().chain(metrics.filter(|m| has_room_below(*m))).min();
         }
         self.desk.retain(|link| snapshot.links.contains_key(&link));
         let before = std::mem::replace(&mut self.uplinks, uplinks);

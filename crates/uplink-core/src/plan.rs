@@ -24,8 +24,8 @@ pub struct Wanted {
     pub attributes: Attributes,
     /// The path cannot be used now: a pin that leads there stays, but none is made.
     pub keep_only: bool,
-    /// The lowest metric that a foreign default route was ever seen with. Its owner may be about to
-    /// lay it anew, and must not find its place taken.
+    /// The lowest metric with room below that a foreign default route was ever seen with. Its owner
+    /// may be about to lay it anew, and must not find its place taken.
     pub below: Option<u32>,
 }
 
@@ -173,10 +173,8 @@ impl<'a> Table<'a> {
 
     fn placement(&self, placement: Placement, below: Option<u32>) -> Option<Place> {
         let lowest = self.lowest().unwrap_or(USUAL_METRIC);
-        // A route that left no room and is gone need not be feared: it wins when it returns, and the
-        // pin then goes to its own table.
-        let lowest = below.filter(|below| *below >= 3).map_or(lowest, |below| lowest.min(below));
-        let main = (lowest >= 3).then(|| Place::Main([lowest - 1, lowest - 2]));
+        let lowest = below.map_or(lowest, |below| lowest.min(below));
+        let main = has_room_below(lowest).then(|| Place::Main([lowest - 1, lowest - 2]));
         // What outranks every metric already need not move because the metrics changed.
         let in_table = self.rules.iter().any(|rule| rule.form() == RuleForm::Pin)
             && self.pins.iter().any(|pin| pin.table() == TABLE_PIN);
@@ -250,6 +248,11 @@ impl<'a> Table<'a> {
     fn remove(&self, table: u32) -> Vec<Op> {
         self.pins.iter().filter(|pin| pin.table() == table).cloned().map(Op::DeleteRoute).collect()
     }
+}
+
+/// Whether two metrics below this one can be ours, neither of them 0.
+pub(crate) const fn has_room_below(metric: u32) -> bool {
+    metric >= 3
 }
 
 /// IPv6 joins a route that is appended at our pin's metric with it into one of several hops: the

@@ -7,7 +7,7 @@ use std::time::Duration;
 use libtest_mimic::{Failed, Trial};
 use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
-use uplink_lab::{Change, Uplink, now, pass};
+use uplink_lab::{Change, Fault, Uplink, now, pass};
 
 use crate::scene::{BRISK, Outcome, SOON, Scene, defaults, site_with_metrics, trial};
 
@@ -22,6 +22,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("port's default route deleted: the pin stays", port_deleted),
         trial("management's default route deleted: a silent port fails over all the same", mgmt_deleted),
         trial("port's default route replaced by one to another gateway: the pin follows", other_gateway),
+        trial("port's default route replaced by one to nobody: nothing is lost", dead_gateway),
+        trial("all default routes deleted: the pin carries on", all_deleted),
+        trial("management renewed just when the port falls silent: it takes over", renewed_in_doubt),
         trial("management's default route gets another gateway in an outage", other_gateway_in_outage),
         trial("port's default route gets another gateway in an outage", port_gateway_in_outage),
         trial("metrics change: the pin moves only if it must", other_metrics),
@@ -151,6 +154,52 @@ fn other_gateway() -> Outcome {
     never_led_to(&scene, "mgmt", since)?;
     let ending = scene.finish_among()?;
     assert_nothing_lost(&ending.streams);
+    Ok(())
+}
+
+fn dead_gateway() -> Outcome {
+    let scene = Scene::configured(BRISK)?;
+    let replace = |v4: &str, v6: &str| {
+        scene.write(&[
+            format!("route replace 0.0.0.0/0 via {v4} dev port proto 16 metric 101"),
+            format!("route replace ::/0 via {v6} dev port proto 16 metric 101"),
+        ])
+    };
+    replace("10.0.120.77", "fe80::77")?;
+    scene.leads_to("mgmt")?;
+    for family in Family::ALL {
+        scene.becomes("port", family, "gateway")?;
+    }
+    replace("10.0.120.1", "fe80::1")?;
+    scene.leads_to("port")?;
+    let ending = scene.finish()?;
+    assert_nothing_lost(&ending.streams);
+    Ok(())
+}
+
+fn all_deleted() -> Outcome {
+    let scene = Scene::usual()?;
+    let (since, all) = (now(), [&scene.site.port, &scene.site.mgmt]);
+    scene.write(&all.map(|uplink| defaults("delete", uplink, uplink.metric, "")))?;
+    scene.stays(Duration::from_millis(1500))?;
+    scene.write(&all.map(|uplink| defaults("add", uplink, uplink.metric, "")))?;
+    scene.stays(Duration::from_millis(500))?;
+    assert_eq!(scene.writes(since), []);
+    let ending = scene.finish()?;
+    assert_nothing_lost(&ending.streams);
+    Ok(())
+}
+
+fn renewed_in_doubt() -> Outcome {
+    let scene = Scene::usual()?;
+    let fault = scene.site.port.cable.fault(&[Fault::Silent]);
+    pass(Duration::from_millis(400));
+    scene.write(&[defaults("delete", &scene.site.mgmt, 100, "")])?;
+    pass(Duration::from_millis(400));
+    scene.write(&[defaults("add", &scene.site.mgmt, 100, "")])?;
+    scene.moves_to("mgmt", fault, Duration::from_millis(1500))?;
+    scene.site.port.cable.heal();
+    scene.finish()?;
     Ok(())
 }
 
