@@ -528,5 +528,5 @@ fn is_representor(port: &PciPort) -> bool {
 
 /// The own default routes in the snapshot.
 pub fn own_defaults(snapshot: &Snapshot, family: Family) -> impl Iterator<Item = OwnRoute> + '_ {
-    snapshot.routes.iter().filter(move |route| route.family == family).filter_map(OwnRoute::claim)
+    snapshot.routes.iter().filter(move |route| route.family == family).flat_map(OwnRoute::legs)
 }

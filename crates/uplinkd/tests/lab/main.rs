@@ -9,13 +9,17 @@
     reason = "a test program with its own main: it may print and panic"
 )]
 
+mod aside;
 mod boot;
 mod configuration;
 mod control;
+mod ipv6;
 mod lifecycle;
 mod links;
 mod loss;
+mod placement;
 mod program;
+mod routes;
 mod scene;
 mod silence;
 mod stalls;
@@ -26,12 +30,16 @@ use libtest_mimic::{Arguments, Trial};
 
 /// One entry a subject.
 const SUBJECTS: &[fn() -> Vec<Trial>] = &[
+    aside::trials,
     boot::trials,
     configuration::trials,
     control::trials,
+    ipv6::trials,
     lifecycle::trials,
     links::trials,
     loss::trials,
+    placement::trials,
+    routes::trials,
     silence::trials,
     stalls::trials,
     targets::trials,

@@ -8,8 +8,8 @@ use serde_json::Value;
 use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
 use uplink_lab::{
-    Change, Changes, Daemon, DaemonBuilder, INTERNET4, INTERNET6, Lag, Lateness, Lookups, Site, Stamped,
-    Stream, StreamReport, now, pass,
+    Change, Changes, Daemon, DaemonBuilder, Fault, INTERNET4, INTERNET6, Lag, Lateness, Lookups, Site,
+    Stamped, Stream, StreamReport, Uplink, now, pass,
 };
 
 pub(crate) type Outcome = Result<(), Failed>;
@@ -20,6 +20,8 @@ pub(crate) const SOON: Duration = Duration::from_secs(5);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 /// The internet in both families.
 pub(crate) const INTERNET: [IpAddr; 2] = [IpAddr::V4(INTERNET4), IpAddr::V6(INTERNET6)];
+/// A configuration for tests that need no long outages.
+pub(crate) const BRISK: &str = "patience = \"300ms\"\nreturn_after = \"1s\"\n";
 /// The port's place on the PCI bus.
 pub(crate) const PCI: &str = "0000:03:00.0";
 
@@ -141,6 +143,25 @@ impl Scene {
         Ok([at(INTERNET[0])?, at(INTERNET[1])?])
     }
 
+    /// Both families move to management because the port is silent.
+    pub(crate) fn fail_over(&self) -> Outcome {
+        self.site.port.cable.fault(&[Fault::Silent]);
+        self.leads_to("mgmt")
+    }
+
+    /// The port is well again, and both families come back.
+    pub(crate) fn come_back(&self) -> Outcome {
+        self.site.port.cable.heal();
+        self.leads_to("port")
+    }
+
+    /// Another program says this to `ip`.
+    pub(crate) fn write(&self, lines: &[impl AsRef<str>]) -> Outcome {
+        let lines: Vec<&str> = lines.iter().map(AsRef::as_ref).collect();
+        self.site.worker.ip_batch(&format!("{}\n", lines.join("\n")))?;
+        Ok(())
+    }
+
     /// Lets time pass and checks that no lookup changed meanwhile.
     pub(crate) fn stays(&self, span: Duration) -> Outcome {
         let since = now();
@@ -175,6 +196,43 @@ impl Scene {
         let mut paths = entry["paths"].as_array().into_iter().flatten();
         let found = paths.find(|path| path["family"] == family.to_string());
         Ok(found.ok_or_else(|| format!("{uplink} has no {family} path in {entry}"))?.clone())
+    }
+
+    /// Waits until the pins of a family are as they should be.
+    pub(crate) fn pinned(
+        &self,
+        family: Family,
+        what: &str,
+        is_so: impl Fn(&[uplink_lab::Route]) -> bool,
+    ) -> Outcome {
+        self.until(&format!("{family}: {what}"), || Ok(is_so(&self.pins(family)?)))
+    }
+
+    /// Waits until something is so.
+    pub(crate) fn until(&self, what: &str, is_so: impl Fn() -> Result<bool, Failed>) -> Outcome {
+        let end = now() + SOON;
+        while !is_so()? {
+            if now() >= end {
+                return Err(self.explain(&format!("not so: {what}\n{}", self.site.worker.table_text()?)));
+            }
+            pass(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// The worker's table without what is ours.
+    pub(crate) fn foreign(&self) -> Result<String, Failed> {
+        let text = self.site.worker.table_text()?;
+        let foreign = text.lines().filter(|line| !format!("{line} ").contains(" proto 117 "));
+        Ok(foreign.collect::<Vec<_>>().join("\n"))
+    }
+
+    /// What a family's status says of one thing: `pin`, `aside`, `elected`, ….
+    pub(crate) fn status_of(&self, family: Family, key: &str) -> Result<serde_json::Value, Failed> {
+        let status = self.daemon.status()?;
+        let families = status["status"]["families"].as_array().cloned().unwrap_or_default();
+        let found = families.into_iter().find(|entry| entry["family"] == family.to_string());
+        Ok(found.ok_or_else(|| format!("no {family} in {status}"))?[key].clone())
     }
 
     /// What the status says of a path: `up`, `unknown`, or the cause.
@@ -214,19 +272,13 @@ impl Scene {
 
     /// As [`Scene::finish`], where the test changed the table: all that is not ours stays as it is.
     pub(crate) fn finish_changed(self) -> Result<Ending, Failed> {
-        let ours = format!(" proto {} ", protocol::UPLINKD);
-        let text = self.site.worker.table_text()?;
-        let foreign: Vec<&str> = text.lines().filter(|line| !line.contains(&ours)).collect();
-        self.finish_with(&foreign.join("\n"))
+        let foreign = self.foreign()?;
+        self.finish_with(&foreign)
     }
 
     /// As [`Scene::finish`], where somebody else left the table as in `expected`.
     pub(crate) fn finish_with(mut self, expected: &str) -> Result<Ending, Failed> {
-        self.daemon.stop(SOON)?;
-        let after = self.site.worker.table_text()?;
-        if after != expected {
-            return Err(self.explain(&format!("the table differs.\nexpected:\n{expected}\nis:\n{after}")));
-        }
+        self.stop_with(expected)?;
         let asked = self.lookups.report();
         if asked.failed > 0 {
             return Err(self.explain(&format!("{} of {} lookups failed", asked.failed, asked.asked)));
@@ -239,12 +291,46 @@ impl Scene {
         Ok(Ending { streams, lateness: self.lag.stop() })
     }
 
+    /// As [`Scene::finish`], where others changed the table meanwhile: what is theirs stays as it is.
+    pub(crate) fn finish_among(self) -> Result<Ending, Failed> {
+        let expected = self.foreign()?;
+        self.finish_with(&expected)
+    }
+
+    /// Stops the daemon and looks at what it left, where others made lookups fail on purpose.
+    pub(crate) fn stop_with(&mut self, expected: &str) -> Outcome {
+        self.daemon.stop(SOON)?;
+        let after = self.site.worker.table_text()?;
+        if after == expected {
+            return Ok(());
+        }
+        Err(self.explain(&format!("the table differs.\nexpected:\n{expected}\nis:\n{after}")))
+    }
+
     /// A failure with the daemon's log beside it.
     pub(crate) fn explain(&self, what: &str) -> Failed {
         let log = self.daemon.log();
         let lines: Vec<String> = log.iter().map(|line| format!("  {} {}", line.at, line.what)).collect();
         format!("{what}\nnow: {}\nthe daemon's log:\n{}", now(), lines.join("\n")).into()
     }
+}
+
+/// What another program says to `ip` to do this with an uplink's default routes in both families.
+pub(crate) fn defaults(verb: &str, uplink: &Uplink, metric: u32, more: &str) -> String {
+    let Uplink { interface, gateway4, gateway6, .. } = uplink;
+    format!(
+        "route {verb} 0.0.0.0/0 via {gateway4} dev {interface} proto 16 metric {metric} {more}\n\
+         route {verb} ::/0 via {gateway6} dev {interface} proto 16 metric {metric} {more}\n"
+    )
+}
+
+/// The usual site with other metrics.
+pub(crate) fn site_with_metrics(port: u32, mgmt: u32) -> Result<Site, Failed> {
+    let site = Site::builder().without_default_routes().build()?;
+    site.worker.give_pci("port", PCI)?;
+    site.lay_default(&site.port, "port", port)?;
+    site.lay_default(&site.mgmt, "mgmt", mgmt)?;
+    Ok(site)
 }
 
 /// The daemon under test.
