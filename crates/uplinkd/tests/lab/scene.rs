@@ -228,7 +228,7 @@ impl Scene {
     }
 
     /// What a family's status says of one thing: `pin`, `aside`, `elected`, ….
-    pub(crate) fn status_of(&self, family: Family, key: &str) -> Result<serde_json::Value, Failed> {
+    pub(crate) fn status_of(&self, family: Family, key: &str) -> Result<Value, Failed> {
         let status = self.daemon.status()?;
         let families = status["status"]["families"].as_array().cloned().unwrap_or_default();
         let found = families.into_iter().find(|entry| entry["family"] == family.to_string());
