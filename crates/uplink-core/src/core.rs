@@ -11,7 +11,7 @@ use crate::event::{Answer, Input, Outcome, Output};
 use crate::judge::{Desk, Judge, Limits, Pace, Standing};
 use crate::memory::{Memory, Remembered};
 use crate::own::{Op, OwnRule, RuleForm, TABLE_MAIN_OR_PIN, probe_table};
-use crate::plan::{Plan, ProbeWay, Wanted, current_pin, plan};
+use crate::plan::{Plan, ProbeWay, Wanted, current_pin, has_room_below, plan};
 use crate::policy::{Mode, Policy};
 use crate::snapshot::{Family, LinkIndex, Prefix, Snapshot};
 use crate::status::{Aside, Cause, Change, GatewaySource, Health, Notice, Reason};
@@ -67,6 +67,8 @@ struct FamilyState {
     election: Election,
     contest: Contest,
     aside: Option<Aside>,
+    /// The lowest metric with room below that a foreign default route was seen with.
+    lowest: Option<u32>,
     /// The operations that would have been written last, while nothing is written.
     dry: Vec<Op>,
 }
@@ -127,6 +129,7 @@ impl Core {
                 election: Election::new(None, start.now),
                 contest: Contest::default(),
                 aside: None,
+                lowest: None,
                 dry: Vec::new(),
             }),
             desk: Desk::new(start.machine ^ start.now.as_nanos()),
@@ -166,19 +169,19 @@ impl Core {
     /// What the next process should know.
     #[must_use]
     pub fn memory(&self) -> Memory {
-        let paths = self.judges.iter().filter(|(_, judge)| !judge.comeback().falls().is_empty());
-        Memory {
-            boot_id: self.boot_id.clone(),
-            ready: self.ready,
-            paths: paths
-                .map(|(key, judge)| Remembered {
-                    uplink: key.uplink.clone(),
-                    family: key.family,
-                    falls: judge.comeback().falls().iter().map(|fall| self.clock.real(*fall)).collect(),
-                    returning: judge.comeback().returning(),
-                })
-                .collect(),
-        }
+        let fallen = self.judges.iter().filter(|(_, judge)| !judge.comeback().falls().is_empty());
+        let fallen = fallen.map(|(key, judge)| Remembered {
+            uplink: key.uplink.clone(),
+            family: key.family,
+            falls: judge.comeback().falls().iter().map(|fall| self.clock.real(*fall)).collect(),
+            returning: judge.comeback().returning(),
+        });
+        // What this process has not seen yet, the next may.
+        let seen = |path: &&Remembered| {
+            self.judges.contains_key(&PathKey { uplink: path.uplink.clone(), family: path.family })
+        };
+        let unseen = self.memory.paths.iter().filter(|path| !seen(path)).cloned();
+        Memory { boot_id: self.boot_id.clone(), ready: self.ready, paths: fallen.chain(unseen).collect() }
     }
 
     /// Notices whether we come late, and tells the awake time.
@@ -263,6 +266,10 @@ impl Core {
         let Some(snapshot) = &self.snapshot else { return };
         self.stale = false;
         let uplinks = discover(snapshot, &self.policy, &self.hints());
+        for state in &mut self.families {
+            let metrics = foreign_defaults(snapshot, state.family).map(|route| route.metric);
+            state.lowest = state.lowest.into_iter().chain(metrics.filter(|m| has_room_below(*m))).min();
+        }
         self.desk.retain(|link| snapshot.links.contains_key(&link));
         let before = std::mem::replace(&mut self.uplinks, uplinks);
         self.tell_uplinks(&before, now);
@@ -481,13 +488,15 @@ impl Core {
     }
 
     fn wanted(&self, family: Family) -> Option<Wanted> {
-        let elected = self.family(family).election.elected()?;
+        let state = self.family(family);
+        let elected = state.election.elected()?;
         let (_, path) =
             paths(&self.uplinks).find(|(key, _)| key.family == family && key.uplink == elected)?;
         Some(Wanted {
             hop: path.hop.clone()?,
             attributes: path.attributes.clone(),
             keep_only: matches!(path.way, Way::Broken(_)),
+            below: state.lowest,
         })
     }
 
@@ -513,7 +522,8 @@ impl Core {
         }
         for state in &mut self.families {
             let family = state.family;
-            if ops.iter().any(|op| matches!(op, Op::AddRoute(route) if route.family() == family)) {
+            // What was tried counts, done or refused: both may be in vain for ever.
+            if ops.iter().zip(outcomes).any(|(op, _)| op.family() == family) {
                 state.contest.wrote(now);
             }
         }

@@ -238,7 +238,9 @@ fn dpu_ports<'a>(snapshot: &'a Snapshot, claimed: &mut Claimed, found: &mut Vec<
     let mut ports: Vec<(&PciPort, Option<&Link>)> =
         by_link.chain(by_bus).filter(|(port, _)| is_dpu_port_0(port)).collect();
     ports.sort_by_key(|(port, link)| (port.address, link.is_none(), link.map(|link| link.index)));
-    for (order, (port, link)) in (0..).zip(ports) {
+    // Behind what the operator named for the same tier.
+    let named = u32::try_from(found.len()).unwrap_or(u32::MAX / 2);
+    for (order, (port, link)) in (named..).zip(ports) {
         let known = !claimed.ports.insert(port.address)
             || link.is_some_and(|link| claimed.links.contains(&upper(snapshot, link).index));
         if known {
@@ -526,5 +528,5 @@ fn is_representor(port: &PciPort) -> bool {
 
 /// The own default routes in the snapshot.
 pub fn own_defaults(snapshot: &Snapshot, family: Family) -> impl Iterator<Item = OwnRoute> + '_ {
-    snapshot.routes.iter().filter(move |route| route.family == family).filter_map(OwnRoute::claim)
+    snapshot.routes.iter().filter(move |route| route.family == family).flat_map(OwnRoute::legs)
 }

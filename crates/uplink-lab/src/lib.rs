@@ -3,6 +3,7 @@
 //!
 //! Call [`enter`] first in `main`; then build a [`Site`], break it, and measure.
 
+mod advertise;
 mod cable;
 mod changes;
 mod clock;
@@ -21,6 +22,7 @@ mod site;
 mod stream;
 mod sys;
 
+pub use advertise::{Advertisement, RouterPreference};
 pub use cable::{Cable, End, Traffic};
 pub use changes::{Change, Changes, Rule};
 pub use clock::{Lag, Lateness, Load, now, pass, sleep_until};

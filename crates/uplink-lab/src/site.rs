@@ -10,11 +10,14 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
 
 use crate::cable::{Cable, End};
+use crate::clock::{now, pass};
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::kernel::Route;
 
 /// The internet's address in IPv4.
 pub const INTERNET4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
@@ -159,7 +162,8 @@ impl Site {
         uplink.cable.unplug(End::Worker)
     }
 
-    /// Gives an interface of the worker the uplink's addresses.
+    /// Gives an interface of the worker the uplink's addresses, and waits until the kernel has them
+    /// in use: those of IPv6 it takes a moment later.
     ///
     /// # Errors
     /// What `ip` says.
@@ -168,7 +172,16 @@ impl Site {
         self.worker.ip_batch(&format!(
             "address add {v4}/24 dev {interface}\n\
              address add {v6}/64 dev {interface} nodad\n"
-        ))
+        ))?;
+        let end = now() + READY_BOUND;
+        let own = |route: &Route| route.length == 128 && route.destination == v6;
+        while !self.worker.routes(Family::Ipv6)?.iter().any(own) {
+            if now() >= end {
+                return Err(Error::Late { what: format!("the local route of {v6}"), bound: READY_BOUND });
+            }
+            pass(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Gives the worker default routes of protocol `dhcp` through an interface to the uplink's

@@ -226,7 +226,6 @@ impl Gateway {
             && self.asks.iter().filter(late).count() >= ENOUGH
         {
             self.silent = true;
-            // What was lost in the silence is accounted for by the verdict.
             self.loss.clear();
         }
         self.choose_kind(now, limits);
@@ -236,9 +235,17 @@ impl Gateway {
         }
     }
 
-    /// The moment patience ends: after the last sign of life, where packets alone count for at most
-    /// three times patience since the last answer.
+    /// The moment patience ends. Who is asked seldom is not silent before he has been asked for as
+    /// long as the elected path would be.
     fn verdict_at(&self, limits: Limits) -> Option<Instant> {
+        let asked = self.asks.iter().find(|ask| self.pending(ask))?.at;
+        let heard_out = asked + limits.patience.saturating_sub(self.quick_tick(limits));
+        self.patience_ends(limits).map(|end| end.max(heard_out))
+    }
+
+    /// Patience after the last sign of life, where packets alone count for at most three times
+    /// patience since the last answer.
+    fn patience_ends(&self, limits: Limits) -> Option<Instant> {
         let Some(answer) = self.last_answer else {
             return self.first_asked.map(|first| first + limits.patience);
         };
@@ -284,20 +291,25 @@ impl Gateway {
     }
 
     fn next_tick(&self, pace: Pace, limits: Limits) -> Instant {
-        let quick = match self.asked {
-            Kind::Icmp => limits.tick(),
-            Kind::Neighbour => limits.tick().max(RIVAL),
-        };
         let every = match pace {
-            Pace::Quick => quick,
-            Pace::Standby | Pace::Rival => STANDBY.max(quick),
+            Pace::Quick => self.quick_tick(limits),
+            Pace::Standby | Pace::Rival => STANDBY.max(self.quick_tick(limits)),
         };
         self.ticked.map_or(Instant::BOOT, |ticked| ticked + every)
     }
 
+    /// The time between two ticks of the elected path.
+    fn quick_tick(&self, limits: Limits) -> Duration {
+        match self.asked {
+            Kind::Icmp => limits.tick(),
+            Kind::Neighbour => limits.tick().max(RIVAL),
+        }
+    }
+
     fn tick(&mut self, now: Instant, desk: &mut Desk) {
         self.ticked = Some(now);
-        if let Some(id) = self.ask(self.asked, now, desk) {
+        // What is lost in the silence is accounted for by the verdict.
+        if let Some(id) = self.ask(self.asked, now, desk).filter(|_| !self.silent) {
             self.loss.asked(id, now);
         }
         // It may come back answering the other kind only.

@@ -34,6 +34,7 @@ struct Watched {
     target: Target,
     answers: Option<bool>,
     next: Instant,
+    asked_at: Option<Instant>,
     /// When the first question without an answer since the last answer was asked.
     unanswered: Option<Instant>,
     late: bool,
@@ -71,7 +72,7 @@ impl Targets {
             return;
         };
         for watched in &mut self.targets {
-            let hurried = doubt && watched.asks.last().is_none_or(|(_, at)| now.since(*at) >= DOUBT);
+            let hurried = doubt && watched.asked_at.is_none_or(|at| now.since(at) >= DOUBT);
             watched
                 .advance(now, hurried, self.interval, &mut |question| desk.ask(link, source, question, now));
         }
@@ -99,11 +100,7 @@ impl Targets {
         if total == 0 || self.way.is_none() {
             return Some(true);
         }
-        let need = match self.need.unwrap_or(Need::Any) {
-            Need::Any => 1,
-            Need::All => total,
-            Need::AtLeast(number) => usize::try_from(number).unwrap_or(total).min(total),
-        };
+        let need = self.needed();
         let answering = self.targets.iter().filter(|watched| watched.answers == Some(true)).count();
         let failing = self.targets.iter().filter(|watched| watched.answers == Some(false)).count();
         if answering >= need {
@@ -115,14 +112,27 @@ impl Targets {
         }
     }
 
-    /// Since when a target is late, or longer.
+    /// Since when so many targets are late that the others are too few.
     pub(super) fn suspected(&self) -> Option<Instant> {
-        self.targets.iter().filter(|watched| watched.late).filter_map(|watched| watched.unanswered).min()
+        let late = self.targets.iter().filter(|watched| watched.late);
+        let mut since: Vec<Instant> = late.filter_map(|watched| watched.unanswered).collect();
+        since.sort_unstable();
+        since.get(self.targets.len() - self.needed()).copied()
     }
 
     /// When the newest question to a target that has an answer was asked.
     pub(super) fn proved_at(&self) -> Option<Instant> {
         self.targets.iter().filter_map(|watched| watched.proved_at).max()
+    }
+
+    /// How many must answer.
+    fn needed(&self) -> usize {
+        let total = self.targets.len();
+        match self.need.unwrap_or(Need::Any) {
+            Need::Any => total.min(1),
+            Need::All => total,
+            Need::AtLeast(number) => usize::try_from(number).unwrap_or(total).min(total),
+        }
     }
 
     pub(super) fn status(&self) -> Vec<TargetStatus> {
@@ -139,6 +149,7 @@ impl Watched {
             target,
             answers: None,
             next: Instant::BOOT,
+            asked_at: None,
             unanswered: None,
             late: false,
             asks: Vec::new(),
@@ -173,6 +184,7 @@ impl Watched {
             // What is older than the verdict needs can no longer change it.
             self.asks.retain(|(_, at)| now.since(*at) < GIVEN_UP + LIMIT);
             self.asks.push((id, now));
+            self.asked_at = Some(now);
             self.unanswered = self.unanswered.or(Some(now));
         }
         let confirming = self.late && self.answers != Some(false);

@@ -9,10 +9,42 @@
     reason = "a test program with its own main: it may print and panic"
 )]
 
+mod aside;
+mod boot;
+mod configuration;
+mod control;
+mod ipv6;
+mod lifecycle;
+mod links;
+mod loss;
+mod placement;
+mod program;
+mod routes;
 mod scene;
 mod silence;
+mod stalls;
+mod targets;
+mod uplinks;
 
 use libtest_mimic::{Arguments, Trial};
+
+/// One entry a subject.
+const SUBJECTS: &[fn() -> Vec<Trial>] = &[
+    aside::trials,
+    boot::trials,
+    configuration::trials,
+    control::trials,
+    ipv6::trials,
+    lifecycle::trials,
+    links::trials,
+    loss::trials,
+    placement::trials,
+    routes::trials,
+    silence::trials,
+    stalls::trials,
+    targets::trials,
+    uplinks::trials,
+];
 
 fn main() {
     // Namespaces are entered while there is one thread.
@@ -22,6 +54,6 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // More hosts at a time than this make each other late on two cores.
     arguments.test_threads = arguments.test_threads.or(Some(4));
-    let trials: Vec<Trial> = [silence::trials()].into_iter().flatten().collect();
+    let trials: Vec<Trial> = SUBJECTS.iter().flat_map(|subject| subject()).collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

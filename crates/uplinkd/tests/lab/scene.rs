@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
 use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
 use uplink_lab::{
-    Change, Changes, Daemon, INTERNET4, INTERNET6, Lag, Lateness, Lookups, Site, Stamped, Stream,
-    StreamReport, now, pass,
+    Change, Changes, Daemon, DaemonBuilder, Fault, INTERNET4, INTERNET6, Lag, Lateness, Lookups, Site,
+    Stamped, Stream, StreamReport, Uplink, now, pass,
 };
 
 pub(crate) type Outcome = Result<(), Failed>;
@@ -19,12 +20,14 @@ pub(crate) const SOON: Duration = Duration::from_secs(5);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 /// The internet in both families.
 pub(crate) const INTERNET: [IpAddr; 2] = [IpAddr::V4(INTERNET4), IpAddr::V6(INTERNET6)];
+/// A configuration for tests that need no long outages.
+pub(crate) const BRISK: &str = "patience = \"300ms\"\nreturn_after = \"1s\"\n";
 /// The port's place on the PCI bus.
 pub(crate) const PCI: &str = "0000:03:00.0";
 
 /// The interval of lookups and packets where no figure is taken: enough to see any outage that a
 /// person would.
-const STEADY: Duration = Duration::from_millis(5);
+pub(crate) const STEADY: Duration = Duration::from_millis(5);
 
 /// A test by its name.
 pub(crate) fn trial(name: &str, test: fn() -> Outcome) -> Trial {
@@ -74,15 +77,36 @@ impl Scene {
 
     /// As [`Scene::begin`], with a lookup and a packet in each interval.
     pub(crate) fn paced(site: Site, toml: &str, interval: Duration) -> Result<Self, Failed> {
+        Self::of(site, daemon(toml), interval)
+    }
+
+    /// As [`Scene::paced`], with any daemon.
+    pub(crate) fn of(site: Site, daemon: DaemonBuilder, interval: Duration) -> Result<Self, Failed> {
+        let scene = Self::start(site, daemon, interval)?;
+        scene.daemon.wait_ready(Duration::from_secs(40))?;
+        Ok(scene)
+    }
+
+    /// As [`Scene::begin`], without waiting for the daemon to be ready.
+    pub(crate) fn booting(site: Site, toml: &str) -> Result<Self, Failed> {
+        Self::start(site, daemon(toml), STEADY)
+    }
+
+    fn start(site: Site, daemon: DaemonBuilder, interval: Duration) -> Result<Self, Failed> {
         let before = site.worker.table_text()?;
         let changes = Changes::start(&site.worker)?;
         let lookups = Lookups::start(&site.worker, &INTERNET, interval)?;
         let start = |address| Stream::start(&site.worker, &site.internet, address, interval);
         let streams = INTERNET.into_iter().map(start).collect::<Result<_, _>>()?;
-        let daemon = daemon(toml).start(&site.worker)?;
-        let scene = Self { site, daemon, lookups, changes, streams, before, lag: Lag::start() };
-        scene.daemon.wait_ready(Duration::from_secs(40))?;
-        Ok(scene)
+        let daemon = daemon.start(&site.worker)?;
+        Ok(Self { site, daemon, lookups, changes, streams, before, lag: Lag::start() })
+    }
+
+    /// Starts the daemon again, after it ended; returns when it is ready.
+    pub(crate) fn start_again(&mut self, toml: &str) -> Outcome {
+        self.daemon = daemon(toml).start(&self.site.worker)?;
+        self.daemon.wait_ready(SOON)?;
+        Ok(())
     }
 
     /// Both families lead to this interface, now or soon.
@@ -119,6 +143,25 @@ impl Scene {
         Ok([at(INTERNET[0])?, at(INTERNET[1])?])
     }
 
+    /// Both families move to management because the port is silent.
+    pub(crate) fn fail_over(&self) -> Outcome {
+        self.site.port.cable.fault(&[Fault::Silent]);
+        self.leads_to("mgmt")
+    }
+
+    /// The port is well again, and both families come back.
+    pub(crate) fn come_back(&self) -> Outcome {
+        self.site.port.cable.heal();
+        self.leads_to("port")
+    }
+
+    /// Another program says this to `ip`.
+    pub(crate) fn write(&self, lines: &[impl AsRef<str>]) -> Outcome {
+        let lines: Vec<&str> = lines.iter().map(AsRef::as_ref).collect();
+        self.site.worker.ip_batch(&format!("{}\n", lines.join("\n")))?;
+        Ok(())
+    }
+
     /// Lets time pass and checks that no lookup changed meanwhile.
     pub(crate) fn stays(&self, span: Duration) -> Outcome {
         let since = now();
@@ -139,21 +182,71 @@ impl Scene {
         Ok(routes.into_iter().filter(|route| route.protocol == protocol::UPLINKD).collect())
     }
 
+    /// What the status says of an uplink, by its name or its interface.
+    pub(crate) fn uplink(&self, uplink: &str) -> Result<Value, Failed> {
+        let status = self.daemon.status()?;
+        let uplinks = status["status"]["uplinks"].as_array().into_iter().flatten();
+        let mut found = uplinks.filter(|entry| entry["name"] == uplink || entry["interface"] == uplink);
+        Ok(found.next().ok_or_else(|| format!("no uplink {uplink} in {status}"))?.clone())
+    }
+
+    /// A path as the status shows it.
+    pub(crate) fn path(&self, uplink: &str, family: Family) -> Result<Value, Failed> {
+        let entry = self.uplink(uplink)?;
+        let mut paths = entry["paths"].as_array().into_iter().flatten();
+        let found = paths.find(|path| path["family"] == family.to_string());
+        Ok(found.ok_or_else(|| format!("{uplink} has no {family} path in {entry}"))?.clone())
+    }
+
+    /// Waits until the pins of a family are as they should be.
+    pub(crate) fn pinned(
+        &self,
+        family: Family,
+        what: &str,
+        is_so: impl Fn(&[uplink_lab::Route]) -> bool,
+    ) -> Outcome {
+        self.until(&format!("{family}: {what}"), || Ok(is_so(&self.pins(family)?)))
+    }
+
+    /// Waits until something is so.
+    pub(crate) fn until(&self, what: &str, is_so: impl Fn() -> Result<bool, Failed>) -> Outcome {
+        let end = now() + SOON;
+        while !is_so()? {
+            if now() >= end {
+                return Err(self.explain(&format!("not so: {what}\n{}", self.site.worker.table_text()?)));
+            }
+            pass(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// The worker's table without what is ours.
+    pub(crate) fn foreign(&self) -> Result<String, Failed> {
+        let text = self.site.worker.table_text()?;
+        let foreign = text.lines().filter(|line| !format!("{line} ").contains(" proto 117 "));
+        Ok(foreign.collect::<Vec<_>>().join("\n"))
+    }
+
+    /// What a family's status says of one thing: `pin`, `aside`, `elected`, ….
+    pub(crate) fn status_of(&self, family: Family, key: &str) -> Result<Value, Failed> {
+        let status = self.daemon.status()?;
+        let families = status["status"]["families"].as_array().cloned().unwrap_or_default();
+        let found = families.into_iter().find(|entry| entry["family"] == family.to_string());
+        Ok(found.ok_or_else(|| format!("no {family} in {status}"))?[key].clone())
+    }
+
     /// What the status says of a path: `up`, `unknown`, or the cause.
     pub(crate) fn health(&self, uplink: &str, family: Family) -> Result<String, Failed> {
-        let status = self.daemon.status()?;
-        let text = status.to_string();
-        let path = status["status"]["uplinks"]
-            .as_array()
-            .and_then(|uplinks| {
-                uplinks.iter().find(|entry| entry["name"] == uplink || entry["interface"] == uplink)
-            })
-            .and_then(|entry| {
-                entry["paths"].as_array()?.iter().find(|path| path["family"] == family.to_string())
-            })
-            .ok_or_else(|| format!("{uplink} has no {family} path in {text}"))?;
+        let path = self.path(uplink, family)?;
         let of = |key: &str| path[key].as_str().map(str::to_owned);
         of("cause").or_else(|| of("health")).ok_or_else(|| format!("no health in {path}").into())
+    }
+
+    /// When the path's gateway answered last, as the kernel stamped it.
+    pub(crate) fn last_answer(&self, uplink: &str, family: Family) -> Result<Instant, Failed> {
+        let path = self.path(uplink, family)?;
+        let micros = path["last_answer_us"].as_u64().ok_or_else(|| format!("no answer in {path}"))?;
+        Ok(Instant::BOOT + Duration::from_micros(micros))
     }
 
     /// Waits until the status says this of a path.
@@ -177,13 +270,15 @@ impl Scene {
         self.finish_with(&before)
     }
 
+    /// As [`Scene::finish`], where the test changed the table: all that is not ours stays as it is.
+    pub(crate) fn finish_changed(self) -> Result<Ending, Failed> {
+        let foreign = self.foreign()?;
+        self.finish_with(&foreign)
+    }
+
     /// As [`Scene::finish`], where somebody else left the table as in `expected`.
     pub(crate) fn finish_with(mut self, expected: &str) -> Result<Ending, Failed> {
-        self.daemon.stop(SOON)?;
-        let after = self.site.worker.table_text()?;
-        if after != expected {
-            return Err(self.explain(&format!("the table differs.\nexpected:\n{expected}\nis:\n{after}")));
-        }
+        self.stop_with(expected)?;
         let asked = self.lookups.report();
         if asked.failed > 0 {
             return Err(self.explain(&format!("{} of {} lookups failed", asked.failed, asked.asked)));
@@ -196,6 +291,22 @@ impl Scene {
         Ok(Ending { streams, lateness: self.lag.stop() })
     }
 
+    /// As [`Scene::finish`], where others changed the table meanwhile: what is theirs stays as it is.
+    pub(crate) fn finish_among(self) -> Result<Ending, Failed> {
+        let expected = self.foreign()?;
+        self.finish_with(&expected)
+    }
+
+    /// Stops the daemon and looks at what it left, where others made lookups fail on purpose.
+    pub(crate) fn stop_with(&mut self, expected: &str) -> Outcome {
+        self.daemon.stop(SOON)?;
+        let after = self.site.worker.table_text()?;
+        if after == expected {
+            return Ok(());
+        }
+        Err(self.explain(&format!("the table differs.\nexpected:\n{expected}\nis:\n{after}")))
+    }
+
     /// A failure with the daemon's log beside it.
     pub(crate) fn explain(&self, what: &str) -> Failed {
         let log = self.daemon.log();
@@ -204,8 +315,26 @@ impl Scene {
     }
 }
 
+/// What another program says to `ip` to do this with an uplink's default routes in both families.
+pub(crate) fn defaults(verb: &str, uplink: &Uplink, metric: u32, more: &str) -> String {
+    let Uplink { interface, gateway4, gateway6, .. } = uplink;
+    format!(
+        "route {verb} 0.0.0.0/0 via {gateway4} dev {interface} proto 16 metric {metric} {more}\n\
+         route {verb} ::/0 via {gateway6} dev {interface} proto 16 metric {metric} {more}\n"
+    )
+}
+
+/// The usual site with other metrics.
+pub(crate) fn site_with_metrics(port: u32, mgmt: u32) -> Result<Site, Failed> {
+    let site = Site::builder().without_default_routes().build()?;
+    site.worker.give_pci("port", PCI)?;
+    site.lay_default(&site.port, "port", port)?;
+    site.lay_default(&site.mgmt, "mgmt", mgmt)?;
+    Ok(site)
+}
+
 /// The daemon under test.
-pub(crate) fn daemon(toml: &str) -> uplink_lab::DaemonBuilder {
+pub(crate) fn daemon(toml: &str) -> DaemonBuilder {
     let daemon = Daemon::of(env!("CARGO_BIN_EXE_uplinkd"), &["run"]);
     if toml.is_empty() { daemon } else { daemon.config(toml) }
 }

@@ -1,3 +1,15 @@
 //! What the daemon does on a host, told by behaviour.
 
+mod aside;
+mod boot;
+mod comeback;
+mod contest;
+mod discover;
+mod links;
+mod loss;
+mod managers;
+mod pin;
+mod restart;
 mod silence;
+mod stall;
+mod targets;

@@ -18,7 +18,7 @@ fn steered_with(patience: Duration) -> Bench {
     let mut bench = worker();
     bench.policy = Policy { patience, ..Policy::default() };
     bench.start();
-    bench.run(secs(20));
+    bench.run(secs(3));
     bench.assert_way(PORT);
     bench
 }

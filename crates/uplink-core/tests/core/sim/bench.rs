@@ -145,6 +145,12 @@ impl Bench {
         self.kill();
     }
 
+    /// Kills the process and starts another.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.start();
+    }
+
     /// The operator's configuration is read again.
     pub(crate) fn configure(&mut self, policy: Policy) {
         self.policy = policy.clone();

@@ -6,6 +6,7 @@ use uplink_core::snapshot::{
     Address, Attributes, Family, Hop, Link, LinkIndex, LinkKind, Mac, PciAddress, PciPort, Prefix, Route,
     RouteKind, TABLE_MAIN, protocol,
 };
+use uplink_core::status::Health;
 
 use super::bench::Bench;
 use super::kernel::everywhere;
@@ -159,8 +160,6 @@ impl Bench {
                 change(gateway);
             }
         }
-        // Who is watched for may begin to forward.
-        self.kernel.changes += 0;
     }
 
     /// The link's gateways fall silent.
@@ -181,6 +180,27 @@ impl Bench {
     /// The link by which a family's packets leave.
     pub(crate) fn way(&self, family: Family) -> Option<LinkIndex> {
         self.kernel.default_way(family).ok().map(|hop| hop.link)
+    }
+
+    /// What a path's health is.
+    #[track_caller]
+    pub(crate) fn health(&self, uplink: &str) -> Health {
+        let [ipv4, ipv6] = Family::ALL.map(|family| self.path(uplink, family).map(|path| path.health));
+        assert_eq!(ipv4, ipv6, "both families fare alike");
+        ipv4.expect("the path is shown")
+    }
+
+    /// How often a family changed its mind after the first decision.
+    pub(crate) fn moves(&self, family: Family) -> usize {
+        self.elections.iter().filter(|e| e.family == family && e.before.is_some()).count()
+    }
+
+    /// Neither family changed its mind after the first decision.
+    #[track_caller]
+    pub(crate) fn assert_never_moved(&self) {
+        for family in Family::ALL {
+            assert_eq!(self.moves(family), 0, "{family}: {:#?}", self.elections);
+        }
     }
 
     /// Both families' packets leave by `link`.

@@ -1,0 +1,85 @@
+//! Default routes that somebody meant.
+
+use uplink_core::snapshot::{Family, LinkIndex, LinkKind};
+use uplink_core::status::Aside;
+
+use crate::sim::bench::Bench;
+use crate::sim::secs;
+use crate::sim::site::{MGMT, PORT, link, plain_default, steered_worker, worker};
+
+const TUNNEL: LinkIndex = LinkIndex(9);
+
+fn tunnel(bench: &mut Bench) {
+    bench
+        .kernel
+        .links
+        .insert(TUNNEL, uplink_core::snapshot::Link { kind: LinkKind::Tunnel, ..link(TUNNEL, "wg0") });
+    bench.link_default(Family::Ipv4, 1, TUNNEL);
+}
+
+#[test]
+fn they_are_left_alone_and_the_pin_goes() {
+    type Lay = fn(&mut Bench);
+    let cases: [(Aside, Lay); 3] = [
+        (Aside::Refused, |bench| bench.refuse(Family::Ipv4, 1)),
+        (Aside::Multipath, |bench| bench.multipath(Family::Ipv4, 1, &[PORT, MGMT])),
+        (Aside::Tunnel, tunnel),
+    ];
+    for (aside, lay) in cases {
+        let mut bench = steered_worker();
+        lay(&mut bench);
+        bench.run(secs(5));
+        assert_eq!(bench.family(Family::Ipv4).aside, Some(aside));
+        assert_eq!(bench.kernel.pins(Family::Ipv4), Vec::new());
+        assert_eq!(bench.way(Family::Ipv6), Some(PORT), "the other family goes on");
+        bench.silence(PORT);
+        bench.run(secs(5));
+        bench.revive(PORT);
+        assert_eq!(bench.kernel.pins(Family::Ipv4), Vec::new());
+
+        bench.admin_defaults_go();
+        bench.run(secs(60));
+        bench.assert_way(PORT);
+        assert_eq!(bench.family(Family::Ipv4).aside, None);
+    }
+}
+
+#[test]
+fn one_that_is_not_the_best_is_no_reason_to_stand_aside() {
+    let mut bench = steered_worker();
+    bench.refuse(Family::Ipv4, 4000);
+    bench.multipath(Family::Ipv4, 3000, &[PORT, MGMT]);
+    bench.run(secs(5));
+    assert_eq!(bench.family(Family::Ipv4).aside, None);
+    bench.assert_way(PORT);
+}
+
+#[test]
+fn a_default_without_gateway_is_judged_by_its_link_and_comes_last() {
+    let mut bench = worker();
+    bench.defaults_go(MGMT);
+    bench.link_default(Family::Ipv4, 50, MGMT);
+    bench.start();
+    bench.run(secs(5));
+    assert_eq!(bench.way(Family::Ipv4), Some(PORT));
+    bench.kernel.set_carrier(PORT, false);
+    bench.run(secs(1));
+    assert_eq!(bench.way(Family::Ipv4), Some(MGMT));
+    bench.kernel.set_carrier(PORT, true);
+    bench.run(secs(60));
+    assert_eq!(bench.way(Family::Ipv4), Some(PORT));
+}
+
+#[test]
+fn the_unreachable_default_of_an_old_kernel_is_nobodys_wish() {
+    let mut bench = steered_worker();
+    let route = uplink_core::snapshot::Route {
+        kind: uplink_core::snapshot::RouteKind::Refused,
+        protocol: uplink_core::snapshot::protocol::KERNEL,
+        metric: u32::MAX,
+        ..plain_default(Family::Ipv6)
+    };
+    bench.kernel.add_route(route).expect("it is laid");
+    bench.run(secs(5));
+    bench.assert_way(PORT);
+}

@@ -1,0 +1,116 @@
+//! Coming back: slow, damped, and as the operator allows.
+
+use std::time::Duration;
+
+use uplink_core::policy::{Policy, Preempt};
+use uplink_core::snapshot::Family;
+
+use crate::sim::bench::Bench;
+use crate::sim::site::{DPU, MGMT, PORT, PORT_B, steered_worker, worker};
+use crate::sim::{ms, secs};
+
+/// The share of a tenth that the test machine adds to every wait, and the rounds of asking.
+const SLACK: Duration = secs(4);
+
+/// Lets the port fall, and tells how long after its recovery it was taken again.
+fn fall_and_return(bench: &mut Bench) -> Duration {
+    bench.silence(PORT);
+    bench.until(secs(10), |bench| bench.leaves_by(MGMT)).expect("it moves");
+    bench.run(secs(5));
+    bench.revive(PORT);
+    bench.until(secs(1000), |bench| bench.leaves_by(PORT)).expect("it comes back")
+}
+
+#[test]
+fn each_fall_within_ten_minutes_doubles_the_wait() {
+    let mut bench = steered_worker();
+    for wait in [30, 60, 120, 240] {
+        let after = fall_and_return(&mut bench);
+        let most = secs(wait) + secs(wait) / 10 + SLACK;
+        assert!(after >= secs(wait) && after <= most, "{after:?} instead of {wait} s");
+    }
+}
+
+#[test]
+fn no_wait_is_longer_than_ten_minutes() {
+    let mut bench = worker();
+    bench.policy = Policy { return_after: secs(300), ..Policy::default() };
+    bench.start();
+    bench.run(secs(5));
+    for wait in [300, 600] {
+        let after = fall_and_return(&mut bench);
+        assert!(after >= secs(wait) && after <= secs(wait) + secs(wait) / 10 + SLACK, "{after:?}");
+    }
+}
+
+#[test]
+fn a_silence_of_half_a_patience_begins_the_wait_anew() {
+    let mut bench = steered_worker();
+    bench.silence(PORT);
+    bench.run(secs(3));
+    bench.revive(PORT);
+    for _ in 0..10 {
+        bench.run(secs(20));
+        bench.silence(PORT);
+        bench.run(ms(1900));
+        bench.revive(PORT);
+    }
+    bench.assert_way(MGMT);
+    bench.run(secs(40));
+    bench.assert_way(PORT);
+}
+
+#[test]
+fn what_never_fell_is_taken_after_one_patience() {
+    let mut bench = worker();
+    bench.kernel.set_carrier(PORT, false);
+    bench.kernel.dpu_ports.clear();
+    bench.start();
+    bench.run(secs(60));
+    bench.assert_way(MGMT);
+    bench.kernel.set_carrier(PORT, true);
+    let after = bench.until(secs(20), |bench| bench.leaves_by(PORT)).expect("it is taken");
+    assert!(after >= secs(1) && after <= secs(2), "{after:?}");
+}
+
+#[test]
+fn preempt_says_when_a_better_path_is_taken() {
+    for (preempt, taken) in [(Preempt::Always, true), (Preempt::Boot, false), (Preempt::Never, false)] {
+        let mut bench = worker();
+        bench.policy = Policy { preempt, ..Policy::default() };
+        bench.start();
+        bench.run(secs(5));
+        bench.silence(PORT);
+        bench.run(secs(5));
+        bench.assert_way(MGMT);
+        bench.revive(PORT);
+        bench.run(secs(120));
+        assert_eq!(bench.leaves_by(PORT), taken, "{preempt:?}");
+        bench.silence(MGMT);
+        bench.run(secs(5));
+        bench.assert_way(PORT);
+    }
+}
+
+#[test]
+fn the_first_of_two_dpus_is_preferred_and_the_second_stands_in() {
+    let mut bench = worker();
+    bench.plug_dpu(PORT_B, "ens2f0np0", 0x41);
+    bench.lease(PORT_B);
+    bench.start();
+    bench.run(secs(5));
+    bench.assert_way(PORT);
+    bench.silence(PORT);
+    bench.run(secs(5));
+    bench.assert_way(PORT_B);
+    bench.silence(PORT_B);
+    bench.run(secs(5));
+    bench.assert_way(MGMT);
+    bench.revive(PORT_B);
+    bench.run(secs(40));
+    bench.assert_way(PORT_B);
+    bench.revive(PORT);
+    bench.run(secs(40));
+    bench.assert_way(PORT);
+    assert!(bench.path(DPU, Family::Ipv4).is_some_and(|path| path.returns_at.is_none()));
+}

@@ -1,0 +1,180 @@
+//! Where the pin stands, and what it says.
+
+use uplink_core::own::{OwnRoute, TABLE_PIN};
+use uplink_core::policy::{Placement, Policy};
+use uplink_core::snapshot::{Attributes, Family, Route, TABLE_MAIN};
+use uplink_core::status::Aside;
+
+use crate::sim::bench::Bench;
+use crate::sim::kernel::Errno;
+use crate::sim::secs;
+use crate::sim::site::{MGMT, PORT, addresses, default_route, steered_worker, worker};
+
+fn pin(bench: &Bench, family: Family) -> OwnRoute {
+    match bench.kernel.pins(family).as_slice() {
+        [pin] => pin.clone(),
+        pins => panic!("one pin expected: {pins:#?}"),
+    }
+}
+
+/// A worker whose management default has this metric in both families.
+fn with_metric(metric: u32, placement: Placement) -> Bench {
+    let mut bench = worker();
+    for family in Family::ALL {
+        bench.remetric(MGMT, family, metric);
+    }
+    bench.policy = Policy { placement, ..Policy::default() };
+    bench.start();
+    bench.run(secs(5));
+    bench
+}
+
+#[test]
+fn it_stands_below_the_lowest_foreign_default() {
+    for (metric, table) in [(1, TABLE_PIN), (2, TABLE_PIN), (3, TABLE_MAIN), (5, TABLE_MAIN)] {
+        let mut bench = with_metric(metric, Placement::Auto);
+        bench.assert_way(PORT);
+        for family in Family::ALL {
+            assert_eq!(pin(&bench, family).table(), table, "metric {metric}");
+        }
+        bench.silence(PORT);
+        bench.run(secs(3));
+        bench.assert_way(MGMT);
+        bench.revive(PORT);
+        bench.run(secs(60));
+        bench.assert_way(PORT);
+        bench.stop();
+        assert!(!bench.kernel.has_ours());
+        bench.assert_way(MGMT);
+    }
+}
+
+#[test]
+fn below_metric_0_it_stands_in_its_own_table() {
+    // IPv6 turns 0 into 1024.
+    let bench = with_metric(0, Placement::Auto);
+    bench.assert_way(PORT);
+    assert_eq!(pin(&bench, Family::Ipv4).table(), TABLE_PIN);
+    assert_eq!(pin(&bench, Family::Ipv6).table(), TABLE_MAIN);
+}
+
+#[test]
+fn without_room_in_main_it_says_so_where_only_main_is_allowed() {
+    let mut bench = with_metric(2, Placement::Main);
+    assert_eq!(bench.writes(), 0);
+    assert_eq!(bench.family(Family::Ipv4).aside, Some(Aside::NoRoom));
+    for family in Family::ALL {
+        bench.remetric(MGMT, family, 20);
+    }
+    bench.run(secs(1));
+    bench.assert_way(PORT);
+    assert_eq!(bench.family(Family::Ipv4).aside, None);
+}
+
+#[test]
+fn losing_the_room_in_main_takes_no_way_from_anybody() {
+    let mut bench = steered_worker();
+    bench.policy.placement = Placement::Main;
+    bench.configure(bench.policy.clone());
+    bench.remetric(MGMT, Family::Ipv4, 1);
+    bench.run(secs(5));
+    assert_eq!(bench.family(Family::Ipv4).aside, Some(Aside::NoRoom));
+    bench.stop();
+    assert!(!bench.kernel.has_ours());
+}
+
+#[test]
+fn placement_table_leaves_main_alone() {
+    let mut bench = with_metric(50, Placement::Table);
+    bench.assert_way(PORT);
+    for family in Family::ALL {
+        assert_eq!(pin(&bench, family).table(), TABLE_PIN);
+    }
+    bench.policy.placement = Placement::Main;
+    bench.configure(bench.policy.clone());
+    bench.run(secs(1));
+    bench.assert_way(PORT);
+    for family in Family::ALL {
+        assert_eq!(pin(&bench, family).table(), TABLE_MAIN);
+    }
+}
+
+#[test]
+fn refused_rules_are_not_tried_for_ever_at_full_speed() {
+    let mut bench = worker();
+    bench.kernel.refuse_rules = Some(Errno(95));
+    bench.policy.placement = Placement::Table;
+    bench.start();
+    bench.run(secs(60));
+    assert!(bench.writes() < 400, "{} writes", bench.writes());
+    assert_eq!(bench.family(Family::Ipv4).aside, Some(Aside::Contest));
+    bench.assert_way(MGMT);
+}
+
+#[test]
+fn there_is_none_where_the_ports_own_default_is_best_already() {
+    let mut bench = worker();
+    for family in Family::ALL {
+        bench.remetric(PORT, family, 10);
+    }
+    bench.start();
+    bench.run(secs(30));
+    bench.assert_way(PORT);
+    assert_eq!(bench.writes(), 0);
+    bench.silence(PORT);
+    bench.run(secs(3));
+    bench.assert_way(MGMT);
+    bench.revive(PORT);
+    bench.run(secs(60));
+    bench.assert_way(PORT);
+    assert!(!bench.kernel.has_ours());
+}
+
+#[test]
+fn it_copies_what_the_default_route_says() {
+    let mut bench = worker();
+    let source = addresses(PORT, Family::Ipv4)[0].prefix.address;
+    let attributes = Attributes {
+        source: Some(source),
+        onlink: true,
+        metrics: [(2, 9000), (8, 8960)].into(),
+        congestion_control: Some("bbr".to_owned()),
+    };
+    let route = Route { attributes: attributes.clone(), ..default_route(PORT, Family::Ipv4) };
+    bench.kernel.replace_route(route).expect("it is laid");
+    bench.start();
+    bench.run(secs(5));
+    assert_eq!(*pin(&bench, Family::Ipv4).attributes(), attributes);
+
+    let changed = Attributes { metrics: [(2, 1500)].into(), ..attributes };
+    let route = Route { attributes: changed.clone(), ..default_route(PORT, Family::Ipv4) };
+    bench.kernel.replace_route(route).expect("it is laid");
+    bench.run(secs(1));
+    assert_eq!(*pin(&bench, Family::Ipv4).attributes(), changed);
+}
+
+#[test]
+fn it_moves_below_a_new_foreign_default() {
+    for metric in [1, 2, 3, 5, 20, 47, 48, 49] {
+        let mut bench = steered_worker();
+        for family in Family::ALL {
+            let _ = bench.kernel.append_route(Route { metric, ..default_route(MGMT, family) });
+        }
+        bench.run(secs(1));
+        bench.assert_way(PORT);
+    }
+}
+
+#[test]
+fn it_stays_where_it_is_when_others_move_up() {
+    let mut bench = steered_worker();
+    let writes = bench.writes();
+    for family in Family::ALL {
+        bench.remetric(MGMT, family, 20000);
+    }
+    bench.run(secs(5));
+    bench.defaults_go(MGMT);
+    bench.run(secs(5));
+    assert_eq!(bench.writes(), writes);
+    bench.assert_way(PORT);
+}

@@ -1,0 +1,133 @@
+//! What lies behind a living gateway.
+
+use std::net::IpAddr;
+
+use uplink_core::policy::{Match, Need, Policy, Target, UplinkPolicy};
+use uplink_core::snapshot::Family;
+use uplink_core::status::{Cause, Health, Reason};
+
+use crate::sim::bench::Bench;
+use crate::sim::secs;
+use crate::sim::site::{MGMT, PORT, worker};
+
+const NEAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 1));
+const FAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 2));
+const WEB: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 3));
+
+/// A worker whose port, and management too if so, have these targets.
+fn with_targets(need: Need, targets: &[IpAddr], management: bool) -> Bench {
+    let mut bench = worker();
+    let uplink = |name: &str, interface: &str, tier, asked: &[IpAddr]| UplinkPolicy {
+        name: name.to_owned(),
+        matching: Match::Interface(interface.to_owned()),
+        tier,
+        gateways: Vec::new(),
+        targets: asked.iter().copied().map(Target::Icmp).collect(),
+        need,
+        interval: secs(5),
+    };
+    let behind = if management { targets } else { &[] };
+    let uplinks = vec![uplink("port", "ens1f0np0", 1, targets), uplink("board", "eno1", 2, behind)];
+    bench.policy = Policy { uplinks, ..Policy::default() };
+    bench.world.targets.extend(targets);
+    bench.start();
+    bench.run(secs(30));
+    bench.assert_way(PORT);
+    bench
+}
+
+fn upstream(bench: &Bench) -> bool {
+    bench.path("port", Family::Ipv4).map(|path| path.health) == Some(Health::Down(Cause::Upstream))
+}
+
+#[test]
+fn dead_ones_behind_a_living_gateway_move_it() {
+    let mut bench = with_targets(Need::Any, &[NEAR, FAR], true);
+    bench.gateways(PORT, |gateway| gateway.forwards = false);
+    let after = bench.until(secs(20), |bench| bench.way(Family::Ipv4) == Some(MGMT)).expect("it moves");
+    assert!(after <= secs(5 + 3 + 1), "{after:?}");
+    assert_eq!(bench.elections.last().map(|e| e.reason), Some(Reason::Fell(Cause::Upstream)));
+    assert!(upstream(&bench));
+    assert_eq!(bench.way(Family::Ipv6), Some(PORT), "the other family has no targets");
+}
+
+#[test]
+fn a_rival_without_targets_is_proved_by_its_gateway() {
+    let mut bench = with_targets(Need::Any, &[NEAR], false);
+    bench.gateways(PORT, |gateway| gateway.forwards = false);
+    bench.run(secs(12));
+    assert_eq!(bench.way(Family::Ipv4), Some(MGMT));
+}
+
+#[test]
+fn both_upstreams_dead_is_no_reason_to_move() {
+    let mut bench = with_targets(Need::Any, &[NEAR, FAR], true);
+    bench.world.targets.clear();
+    bench.run(secs(300));
+    bench.assert_way(PORT);
+    bench.assert_never_moved();
+}
+
+#[test]
+fn as_many_as_are_needed_must_answer() {
+    let cases = [
+        (Need::Any, 1, false),
+        (Need::Any, 2, false),
+        (Need::Any, 3, true),
+        (Need::All, 1, true),
+        (Need::AtLeast(2), 1, false),
+        (Need::AtLeast(2), 2, true),
+    ];
+    for (need, dead, moves) in cases {
+        let mut bench = with_targets(need, &[NEAR, FAR, WEB], false);
+        for target in [NEAR, FAR, WEB].into_iter().take(dead) {
+            bench.world.targets.remove(&target);
+        }
+        bench.run(secs(20));
+        let way = if moves { MGMT } else { PORT };
+        assert_eq!(bench.way(Family::Ipv4), Some(way), "{need:?} with {dead} dead");
+        assert_eq!(upstream(&bench), moves, "{need:?} with {dead} dead");
+    }
+}
+
+#[test]
+fn the_path_is_taken_again_when_they_answer() {
+    let mut bench = with_targets(Need::Any, &[NEAR], true);
+    bench.gateways(PORT, |gateway| gateway.forwards = false);
+    bench.run(secs(60));
+    assert_eq!(bench.way(Family::Ipv4), Some(MGMT));
+    bench.revive(PORT);
+    bench.run(secs(25));
+    assert_eq!(bench.way(Family::Ipv4), Some(MGMT));
+    bench.run(secs(20));
+    bench.assert_way(PORT);
+}
+
+#[test]
+fn one_dead_target_of_several_does_not_hurry_the_rival() {
+    let mut bench = with_targets(Need::Any, &[NEAR, FAR], false);
+    bench.world.targets.remove(&NEAR);
+    bench.run(secs(30));
+    let before = bench.turns.total;
+    bench.run(secs(60));
+    let a_second = (bench.turns.total - before) / 60;
+    assert!(a_second <= 25, "{a_second} turns a second");
+}
+
+#[test]
+fn a_target_long_dead_does_not_make_old_answers_of_the_rival_count() {
+    let mut bench = with_targets(Need::Any, &[NEAR, FAR], true);
+    bench.world.targets.remove(&NEAR);
+    bench.run(secs(600));
+    bench.world.targets.remove(&FAR);
+    bench.run(secs(60));
+    bench.assert_way(PORT);
+    bench.assert_never_moved();
+}
+
+#[test]
+fn nothing_is_left_of_the_probes_ways_after_a_stop() {
+    let mut bench = with_targets(Need::Any, &[NEAR, FAR], true);
+    bench.stop();
+    assert!(!bench.kernel.has_ours(), "{:#?}", bench.kernel);
+}
