@@ -131,10 +131,14 @@ impl Totals {
         verdict(overruns == 0, &format!("{overruns} times the lab was too slow to see everything"));
         let told: u64 = rows.iter().flat_map(|row| row.losses).map(|loss| loss.packets).sum();
         let lost: u64 = self.streams.iter().map(|stream| stream.lost).sum();
-        verdict(told == lost, &format!("{told} of these {lost} lost packets are in the summary"));
+        // More, if a packet was queued by a kernel and came after its scene.
+        verdict(
+            told >= lost,
+            &format!("no loss outside the summary: {lost} lost in all, {told} in its lines"),
+        );
         tell_lateness(rows);
         let refused: u64 = self.streams.iter().map(|stream| stream.failed).sum();
-        failed == 0 && overruns == 0 && refused == 0 && told == lost
+        failed == 0 && overruns == 0 && refused == 0 && told >= lost
     }
 }
 
