@@ -143,12 +143,11 @@ fn masqueraded() -> Outcome {
     pass(PATIENCE);
     let report = flow.stop();
     assert!(report.echoed > 0, "it never worked: {report:?}");
-    match report.broken {
-        Some(end) => {
-            println!("a masqueraded flow: broken {:?} after coming back: {}", end.at.since(back), end.what)
-        }
-        None => println!("a masqueraded flow: survived, longest silence {:?}", report.longest_silence),
-    }
+    let became = match report.broken {
+        Some(end) => format!("broken {:?} after coming back: {}", end.at.since(back), end.what),
+        None => format!("survived, longest silence {:?}", report.longest_silence),
+    };
+    println!("a masqueraded flow that began on management: {became}");
     scene.finish()?;
     Ok(())
 }
