@@ -189,8 +189,10 @@ impl Core {
         let late = real.since(self.clock.deadline);
         if late > self.policy.patience / 16 {
             self.clock.asleep += late;
-            self.judges.values_mut().for_each(Judge::void);
+            // Short of a probe's own limit, every answer still waits to be read: time stood still, and
+            // that is all. To void the questions then would cost a busy machine its patience.
             if late >= self.policy.patience / 4 {
+                self.judges.values_mut().for_each(Judge::void);
                 let now = self.clock.awake(real);
                 self.tell(Notice::Asleep(late), now);
             }

@@ -17,6 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("stalls of 700 ms and 1.5 s, idle: nothing moves, nobody is blamed", idle),
         trial("stalls of 700 ms and 1.5 s under load: nothing moves, nobody is blamed", under_load),
         trial("gateway dies during a stall: moves once it was awake to ask", gateway_dies),
+        trial("gateway dies, stalls of 150 ms go on: moves all the same", hiccups),
     ]
 }
 
@@ -60,6 +61,23 @@ fn gateway_dies() -> Outcome {
     for moment in scene.moves_to("mgmt", awake, SOON)? {
         // It heard an answer at most one tick before it was stopped.
         assert!(moment >= awake + PATIENCE / 2, "moved {:?} after it awoke", moment.since(awake));
+    }
+    scene.finish()?;
+    Ok(())
+}
+
+/// Awake half of the time only, and never for as long as a probe may take: its answer would wait.
+fn hiccups() -> Outcome {
+    const HICCUP: Duration = Duration::from_millis(150);
+    let scene = Scene::usual()?;
+    let fault = scene.site.port.cable.fault(&[Fault::Silent]);
+    let end = fault + 4 * PATIENCE;
+    while now() < end {
+        scene.daemon.stall(HICCUP)?;
+        pass(HICCUP);
+    }
+    for moment in scene.moves_to("mgmt", fault, SOON)? {
+        assert!(moment < end, "moved only once it was left alone, {:?} after the fault", moment.since(fault));
     }
     scene.finish()?;
     Ok(())

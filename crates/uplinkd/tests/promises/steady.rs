@@ -11,7 +11,8 @@ use uplink_lab::{Site, now, pass, sleep_until};
 
 use crate::scene::{Outcome, PCI, SOON, Scene, trial};
 
-const SPAN: Duration = Duration::from_secs(60);
+const SECONDS: u32 = 60;
+const SPAN: Duration = Duration::from_secs(SECONDS as u64);
 /// Of lookups and packets: the machine should be as idle as it can be.
 const SPARSE: Duration = Duration::from_millis(100);
 /// In each family the elected path is asked four times a second, the other once.
@@ -61,7 +62,7 @@ fn ping(gateway: Ipv4Addr) -> std::io::Result<Duration> {
     let mut socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
     socket.connect(&SocketAddr::from((gateway, 0)).into())?;
     socket.set_read_timeout(Some(SOON))?;
-    let (mut buffer, mut due, count) = ([0; 128], now(), PROBES_PER_SECOND * SPAN.as_secs() as u32);
+    let (mut buffer, mut due, count) = ([0; 128], now(), PROBES_PER_SECOND * SECONDS);
     for _ in 0..count {
         // An echo request (RFC 792) of nothing but type and checksum: identifier and sequence are 0.
         socket.write_all(&[8, 0, 0xf7, 0xff, 0, 0, 0, 0])?;

@@ -16,6 +16,8 @@ use crate::scene::{Outcome, PATIENCE, PCI, SOON, Scene, trial};
 const RUNS: u32 = 20;
 /// What a switch may take beyond patience.
 const BEYOND: Duration = Duration::from_millis(100);
+/// A run in which the machine was later than this measured the machine: it is made again.
+const SPOILT: Duration = Duration::from_millis(50);
 /// Coming back is damped by falls, and twenty would take hours: here a path that answers is taken.
 const COMES_BACK: &str = "return_after = \"0s\"";
 
@@ -37,9 +39,10 @@ fn silent_gateway(patience: Duration) -> Outcome {
     let scene = scene(Site::new()?, &format!("{COMES_BACK}\npatience = \"{}ms\"", patience.as_millis()))?;
     let mut took = Vec::new();
     let mut lateness = Vec::new();
-    for run in 0..RUNS {
+    let mut spoilt = 0;
+    for run in 0.. {
         // The fault falls on every part of the time between two ticks.
-        pass(patience / 2 + patience / 4 * run / RUNS);
+        pass(patience / 2 + patience / 4 * (run % RUNS) / RUNS);
         let lag = Lag::start();
         let fault = scene.site.port.cable.fault(&[Fault::Silent]);
         let left = Family::ALL.map(|family| leaves(&scene, family, fault));
@@ -49,23 +52,37 @@ fn silent_gateway(patience: Duration) -> Outcome {
             let sign = scene.last_answer("port", family)?;
             let silent = left.since(sign);
             let slow = left.since(fault);
-            if silent < patience || slow > patience + BEYOND + late {
+            let in_time = slow <= patience + BEYOND + late || late > SPOILT;
+            if silent < patience || !in_time {
                 return Err(scene.explain(&format!(
                     "run {run}, {family}: {slow:?} after the fault, {silent:?} after the last answer; \
                      the machine was {late:?} late"
                 )));
             }
-            took.push(slow);
+            if late <= SPOILT {
+                took.push(slow);
+            }
         }
         heard_what_came(&scene, patience, late)?;
-        lateness.push(late);
+        match late <= SPOILT {
+            true => lateness.push(late),
+            false => spoilt += 1,
+        }
         let healed = scene.site.port.cable.heal();
         for family in Family::ALL {
             returns(&scene, family, healed)?;
         }
+        if lateness.len() == RUNS as usize {
+            break;
+        }
+        if spoilt > RUNS {
+            return Err(
+                format!("the machine is too busy to measure: {SPOILT:?} late in {spoilt} runs").into()
+            );
+        }
     }
     println!("silent gateway, patience {patience:?}, fault to switch: {}", Figures::of(took));
-    println!("  the machine itself was late by: {}", Figures::of(lateness));
+    println!("  the machine itself was late by: {}; {spoilt} runs made again", Figures::of(lateness));
     scene.finish()?;
     Ok(())
 }
@@ -143,12 +160,11 @@ fn masqueraded() -> Outcome {
     pass(PATIENCE);
     let report = flow.stop();
     assert!(report.echoed > 0, "it never worked: {report:?}");
-    match report.broken {
-        Some(end) => {
-            println!("a masqueraded flow: broken {:?} after coming back: {}", end.at.since(back), end.what)
-        }
-        None => println!("a masqueraded flow: survived, longest silence {:?}", report.longest_silence),
-    }
+    let became = match report.broken {
+        Some(end) => format!("broken {:?} after coming back: {}", end.at.since(back), end.what),
+        None => format!("survived, longest silence {:?}", report.longest_silence),
+    };
+    println!("a masqueraded flow that began on management: {became}");
     scene.finish()?;
     Ok(())
 }
