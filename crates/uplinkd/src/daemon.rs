@@ -135,7 +135,7 @@ impl Daemon {
                 }
                 Wake::Leave => {
                     systemd::stopping();
-                    self.store.write(&self.core.memory());
+                    self.remember();
                     return Ok(());
                 }
             }
@@ -232,6 +232,13 @@ impl Daemon {
             }
         }
         if remember {
+            self.remember();
+        }
+    }
+
+    /// Leaves our memory for the next process; a dry run is nobody's predecessor.
+    fn remember(&mut self) {
+        if !self.dry_run {
             self.store.write(&self.core.memory());
         }
     }
