@@ -1,9 +1,11 @@
 //! What an operator says, rightly or wrongly, and what the daemon makes of it.
 
+use std::os::unix::fs::MetadataExt;
+
 use libtest_mimic::{Failed, Trial};
 use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
-use uplink_lab::{Changes, Daemon, Fault, Host, Site};
+use uplink_lab::{Changes, Daemon, Fault, Host, Site, now};
 
 use crate::program::{Ended, uplinkd};
 use crate::scene::{Outcome, PATIENCE, PCI, SOON, STEADY, Scene, trial};
@@ -24,6 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("reload: a wrong file leaves the configuration in force and is told", reload_mistake),
         trial("observe: nothing is written, what would be is told; steer by reload", observe),
         trial("run --dry-run: nothing is written, what would be is told", dry_run),
+        trial("run --dry-run beside a daemon: neither its route nor its memory is touched", dry_run_beside),
     ]
 }
 
@@ -166,6 +169,21 @@ fn dry_run() -> Outcome {
         })?;
     }
     assert_eq!(scene.writes(Instant::BOOT), []);
+    scene.finish()?;
+    Ok(())
+}
+
+fn dry_run_beside() -> Outcome {
+    let scene = Scene::usual()?;
+    let worker = &scene.site.worker;
+    let memory = || std::fs::metadata(worker.path("/run/uplinkd/memory.json")).map(|file| file.ino());
+    let (since, left) = (now(), memory()?);
+    let mut beside = Daemon::of(env!("CARGO_BIN_EXE_uplinkd"), &["run", "--dry-run"]).start(worker)?;
+    beside.wait_ready(SOON)?;
+    beside.stop(SOON)?;
+    assert_eq!(memory()?, left);
+    assert_eq!(scene.writes(since), []);
+    scene.daemon.status()?;
     scene.finish()?;
     Ok(())
 }
