@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use libtest_mimic::{Failed, Trial};
+use nix::sys::signal::Signal;
 use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
 use uplink_lab::{Changes, Daemon, Fault, Host, Site, now};
@@ -25,6 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("reload: patience and return_after are taken at once", reload),
         trial("reload: a wrong file leaves the configuration in force and is told", reload_mistake),
         trial("observe: nothing is written, what would be is told; steer by reload", observe),
+        trial("from steer to observe, by reload or restart: nothing of ours stays", steer_to_observe),
         trial("run --dry-run: nothing is written, what would be is told", dry_run),
         trial("run --dry-run beside a daemon: neither its route nor its memory is touched", dry_run_beside),
     ]
@@ -152,6 +154,26 @@ fn observe() -> Outcome {
     told_and_not_written(&scene)?;
     scene.daemon.reload(&format!("mode = \"steer\"\n{TARGETS}"))?;
     scene.leads_to("port")?;
+    scene.finish()?;
+    Ok(())
+}
+
+fn steer_to_observe() -> Outcome {
+    const STEER: &str = "placement = \"table\"";
+    const OBSERVE: &str = "mode = \"observe\"";
+    let mut scene = Scene::configured(STEER)?;
+    scene.daemon.reload(OBSERVE)?;
+    scene.leads_to("mgmt")?;
+    scene.daemon.reload(STEER)?;
+    scene.leads_to("port")?;
+    scene.daemon.signal(Signal::SIGUSR2)?;
+    scene.daemon.wait_end(SOON)?;
+    scene.leads_to("port")?;
+    scene.start_again(OBSERVE)?;
+    scene.leads_to("mgmt")?;
+    let observing = now();
+    scene.stays(PATIENCE)?;
+    assert_eq!(scene.writes(observing), []);
     scene.finish()?;
     Ok(())
 }
