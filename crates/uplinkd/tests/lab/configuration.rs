@@ -199,6 +199,8 @@ fn dry_run_beside() -> Outcome {
     let scene = Scene::usual()?;
     let worker = &scene.site.worker;
     let memory = || std::fs::metadata(worker.path("/run/uplinkd/memory.json")).map(|file| file.ino());
+    // It answers when it has done all that belongs to the decision, its memory included.
+    scene.daemon.status()?;
     let (since, left) = (now(), memory()?);
     let mut beside = Daemon::of(env!("CARGO_BIN_EXE_uplinkd"), &["run", "--dry-run"]).start(worker)?;
     beside.wait_ready(SOON)?;
