@@ -197,7 +197,8 @@ impl Site {
         ))
     }
 
-    /// Waits until the uplink's gateway answers the worker in both families.
+    /// Waits until the uplink's gateway answers the worker in both families, and the kernel has done
+    /// all that the addresses bring: an IPv6 address is put into its tables a little later.
     ///
     /// # Errors
     /// If it does not within a few seconds.
@@ -210,6 +211,18 @@ impl Site {
                     bound: READY_BOUND,
                 });
             }
+        }
+        self.await_local(uplink)
+    }
+
+    fn await_local(&self, uplink: &Uplink) -> Result<()> {
+        let own = IpAddr::from(uplink.address6);
+        let end = now() + READY_BOUND;
+        while !self.worker.routes(Family::Ipv6)?.iter().any(|route| route.destination == own) {
+            if now() >= end {
+                return Err(Error::Late { what: format!("the local route of {own}"), bound: READY_BOUND });
+            }
+            pass(Duration::from_millis(1));
         }
         Ok(())
     }

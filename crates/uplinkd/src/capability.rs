@@ -36,7 +36,7 @@ pub(crate) fn check(mode: Mode) -> Result<(), MissingCapability> {
     }
 }
 
-/// The set in force: a line such as `CapEff:	0000000000003000` (proc_pid_status(5)).
+/// The set in force: a line `CapEff:` with a number in base 16 (proc_pid_status(5)).
 fn effective(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()

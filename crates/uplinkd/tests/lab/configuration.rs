@@ -1,9 +1,12 @@
 //! What an operator says, rightly or wrongly, and what the daemon makes of it.
 
+use std::os::unix::fs::MetadataExt;
+
 use libtest_mimic::{Failed, Trial};
+use nix::sys::signal::Signal;
 use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
-use uplink_lab::{Changes, Daemon, Fault, Host, Site};
+use uplink_lab::{Changes, Daemon, Fault, Host, Site, now};
 
 use crate::program::{Ended, uplinkd};
 use crate::scene::{Outcome, PATIENCE, PCI, SOON, STEADY, Scene, trial};
@@ -23,7 +26,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("reload: patience and return_after are taken at once", reload),
         trial("reload: a wrong file leaves the configuration in force and is told", reload_mistake),
         trial("observe: nothing is written, what would be is told; steer by reload", observe),
+        trial("from steer to observe, by reload or restart: nothing of ours stays", steer_to_observe),
         trial("run --dry-run: nothing is written, what would be is told", dry_run),
+        trial("run --dry-run beside a daemon: neither its route nor its memory is touched", dry_run_beside),
     ]
 }
 
@@ -153,6 +158,26 @@ fn observe() -> Outcome {
     Ok(())
 }
 
+fn steer_to_observe() -> Outcome {
+    const STEER: &str = "placement = \"table\"";
+    const OBSERVE: &str = "mode = \"observe\"";
+    let mut scene = Scene::configured(STEER)?;
+    scene.daemon.reload(OBSERVE)?;
+    scene.leads_to("mgmt")?;
+    scene.daemon.reload(STEER)?;
+    scene.leads_to("port")?;
+    scene.daemon.signal(Signal::SIGUSR2)?;
+    scene.daemon.wait_end(SOON)?;
+    scene.leads_to("port")?;
+    scene.start_again(OBSERVE)?;
+    scene.leads_to("mgmt")?;
+    let observing = now();
+    scene.stays(PATIENCE)?;
+    assert_eq!(scene.writes(observing), []);
+    scene.finish()?;
+    Ok(())
+}
+
 fn dry_run() -> Outcome {
     let site = Site::new()?;
     site.worker.give_pci("port", PCI)?;
@@ -166,6 +191,23 @@ fn dry_run() -> Outcome {
         })?;
     }
     assert_eq!(scene.writes(Instant::BOOT), []);
+    scene.finish()?;
+    Ok(())
+}
+
+fn dry_run_beside() -> Outcome {
+    let scene = Scene::usual()?;
+    let worker = &scene.site.worker;
+    let memory = || std::fs::metadata(worker.path("/run/uplinkd/memory.json")).map(|file| file.ino());
+    // It answers when it has done all that belongs to the decision, its memory included.
+    scene.daemon.status()?;
+    let (since, left) = (now(), memory()?);
+    let mut beside = Daemon::of(env!("CARGO_BIN_EXE_uplinkd"), &["run", "--dry-run"]).start(worker)?;
+    beside.wait_ready(SOON)?;
+    beside.stop(SOON)?;
+    assert_eq!(memory()?, left);
+    assert_eq!(scene.writes(since), []);
+    scene.daemon.status()?;
     scene.finish()?;
     Ok(())
 }

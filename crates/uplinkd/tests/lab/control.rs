@@ -236,12 +236,12 @@ fn bad_clients() -> Outcome {
     let fault = scene.site.port.cable.fault(&[Fault::Silent]);
     let moved = scene.moves_to("mgmt", fault, SOON)?;
     let sign = scene.site.port.cable.traffic(End::Worker).last.ok_or("nothing was ever heard")?;
-    for moment in moved {
-        let after = moment.since(sign);
-        assert!(after <= PATIENCE + PATIENCE / 2, "moved {after:?} after the last sign of life");
-    }
     scene.daemon.status()?;
-    scene.finish()?;
+    // What a busy machine adds is not the clients' doing.
+    let bound = PATIENCE + Duration::from_millis(200) + scene.finish()?.lateness.max;
+    for after in moved.map(|moment| moment.since(sign)) {
+        assert!(after <= bound, "moved {after:?} after the last sign of life, not within {bound:?}");
+    }
     Ok(())
 }
 

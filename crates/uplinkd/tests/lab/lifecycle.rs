@@ -200,6 +200,8 @@ fn started_while_silent() -> Outcome {
 
 fn forgetful() -> Outcome {
     let mut scene = Scene::usual()?;
+    // It answers when it has done all that belongs to the decision, its memory included.
+    scene.daemon.status()?;
     let memory = std::fs::read(scene.site.worker.path(MEMORY))?;
     let fault = scene.site.port.cable.fault(&[Fault::Silent]);
     scene.moves_to("mgmt", fault, SOON)?;
