@@ -174,6 +174,10 @@ impl Gateway {
     }
 
     pub(super) fn suspected(&self) -> Option<Instant> {
+        if self.loss.lossy() && !self.silent {
+            // Each lost question is a fresh suspicion of silence; the one of loss is older.
+            return self.loss.suspected();
+        }
         self.suspected.or(self.loss.suspected())
     }
 
