@@ -1,4 +1,5 @@
 //! The core against a simulated kernel and world, in virtual time.
 
+mod property;
 mod scenario;
 mod sim;

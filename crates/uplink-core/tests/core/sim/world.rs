@@ -93,6 +93,11 @@ impl World {
         Self { random: seed, ..Self::default() }
     }
 
+    /// The same world with other losses.
+    pub(crate) fn reseed(&mut self, seed: u64) {
+        self.random = seed;
+    }
+
     /// Sends a probe on its way.
     pub(crate) fn send(&mut self, kernel: &Kernel, probe: &Probe, now: Instant) -> Fate {
         let up = kernel.links.get(&probe.link).is_some_and(|link| link.up);
