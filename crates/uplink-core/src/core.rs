@@ -551,9 +551,10 @@ impl Core {
 
     fn next_deadline(&self, now: Instant) -> Instant {
         // The election may have made a path's next question overdue.
-        let judges = self.judges.iter().map(|(key, judge)| {
-            judge.deadline(now, self.pace(key, judge).0, self.limits).max(now + AT_ONCE)
-        });
+        let judges = self
+            .judges
+            .iter()
+            .map(|(key, judge)| judge.deadline(now, self.pace(key, judge).0, self.limits).max(now + AT_ONCE));
         let families = self
             .families
             .iter()

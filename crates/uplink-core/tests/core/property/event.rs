@@ -151,7 +151,7 @@ fn metric() -> impl Strategy<Value = u32> {
 }
 
 fn span() -> impl Strategy<Value = Duration> {
-    prop_oneof![(0u64..400).prop_map(ms), (400u64..3000).prop_map(ms), (3u64..50).prop_map(secs)]
+    prop_oneof![(0u64..400).prop_map(ms), (400u64..3000).prop_map(ms), (3u64..20).prop_map(secs)]
 }
 
 fn health() -> impl Strategy<Value = Health> {

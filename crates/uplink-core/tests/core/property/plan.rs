@@ -19,7 +19,8 @@ use crate::sim::site::{MGMT, PORT, default_route, worker};
 enum Standing {
     Foreign(LinkIndex, u32),
     Pin(LinkIndex, u32, u32),
-    Rule(bool),
+    /// The first of our rules, or both: the order in which we lay them.
+    Rules(bool),
 }
 
 fn standing() -> impl Strategy<Value = Standing> {
@@ -29,7 +30,7 @@ fn standing() -> impl Strategy<Value = Standing> {
         (link(), metric()).prop_map(|(link, metric)| Standing::Foreign(link, metric)),
         (link(), select(vec![TABLE_MAIN, TABLE_PIN]), metric())
             .prop_map(|(link, table, metric)| Standing::Pin(link, table, metric)),
-        any::<bool>().prop_map(Standing::Rule),
+        any::<bool>().prop_map(Standing::Rules),
     ]
 }
 
@@ -47,9 +48,11 @@ fn kernel(family: Family, standing: &[Standing]) -> Kernel {
                 let pin = OwnRoute::new(family, *table, *metric, hop, Attributes::default());
                 let _ = kernel.carry_out(&Op::AddRoute(pin));
             }
-            Standing::Rule(pin) => {
-                let form = if *pin { RuleForm::Pin } else { RuleForm::MainWithoutDefault };
-                let _ = kernel.carry_out(&Op::AddRule(OwnRule::new(family, form)));
+            Standing::Rules(both) => {
+                let forms = [RuleForm::MainWithoutDefault, RuleForm::Pin];
+                for form in forms.into_iter().take(if *both { 2 } else { 1 }) {
+                    let _ = kernel.carry_out(&Op::AddRule(OwnRule::new(family, form)));
+                }
             }
         }
     }

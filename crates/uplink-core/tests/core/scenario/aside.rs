@@ -10,7 +10,10 @@ use crate::sim::site::{MGMT, PORT, link, plain_default, steered_worker, worker};
 const TUNNEL: LinkIndex = LinkIndex(9);
 
 fn tunnel(bench: &mut Bench) {
-    bench.kernel.links.insert(TUNNEL, uplink_core::snapshot::Link { kind: LinkKind::Tunnel, ..link(TUNNEL, "wg0") });
+    bench
+        .kernel
+        .links
+        .insert(TUNNEL, uplink_core::snapshot::Link { kind: LinkKind::Tunnel, ..link(TUNNEL, "wg0") });
     bench.link_default(Family::Ipv4, 1, TUNNEL);
 }
 

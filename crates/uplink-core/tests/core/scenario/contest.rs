@@ -16,9 +16,10 @@ fn who_deletes_the_pin_over_and_over_is_yielded_to_for_a_while() {
     }
     let written = bench.writes() - before;
     assert!(written <= 60, "{written} writes");
-    let said = bench.notices.iter().any(|(_, notice)| {
-        matches!(notice, Notice::Aside { aside: Some(Aside::Contest), .. })
-    });
+    let said = bench
+        .notices
+        .iter()
+        .any(|(_, notice)| matches!(notice, Notice::Aside { aside: Some(Aside::Contest), .. }));
     assert!(said);
     bench.run(secs(70));
     bench.assert_way(PORT);

@@ -5,8 +5,8 @@ use uplink_core::snapshot::{Family, Link, LinkIndex, LinkKind};
 use uplink_core::status::Health;
 
 use crate::sim::bench::Bench;
-use crate::sim::site::{BOARD, DPU, MGMT, PORT, default_route, link, steered_worker, worker};
 use crate::sim::secs;
+use crate::sim::site::{BOARD, DPU, MGMT, PORT, default_route, link, steered_worker, worker};
 
 const BRIDGE: LinkIndex = LinkIndex(7);
 
@@ -100,7 +100,9 @@ fn names_that_contain_each_other_are_different_names() {
 #[test]
 fn virtual_functions_and_representors_are_no_ports() {
     let mut bench = worker();
-    for (index, function, name) in [(20, true, None), (21, false, Some("pf0vf1")), (22, false, Some("pf0hpf"))] {
+    for (index, function, name) in
+        [(20, true, None), (21, false, Some("pf0vf1")), (22, false, Some("pf0hpf"))]
+    {
         let mut pci = crate::sim::site::dpu_port(5);
         (pci.virtual_function, pci.port_name) = (function, name.map(str::to_owned));
         let index = LinkIndex(index);

@@ -125,9 +125,10 @@ fn observing_writes_nothing_and_says_what_it_would() {
     bench.revive(PORT);
     bench.run(secs(60));
     assert_eq!(bench.writes(), 0);
-    let would = bench.notices.iter().filter(|(_, notice)| {
-        matches!(notice, uplink_core::status::Notice::Wrote { dry: true, .. })
-    });
+    let would = bench
+        .notices
+        .iter()
+        .filter(|(_, notice)| matches!(notice, uplink_core::status::Notice::Wrote { dry: true, .. }));
     assert!(would.count() >= 2);
     assert_eq!(bench.moves(Family::Ipv4), 2);
 }

@@ -27,7 +27,8 @@ fn a_stalled_process_blames_nobody() {
 fn a_long_stall_is_told() {
     let mut bench = steered_worker();
     bench.stall(ms(1500));
-    let told = bench.notices.iter().any(|(_, notice)| matches!(notice, Notice::Asleep(span) if *span > secs(1)));
+    let told =
+        bench.notices.iter().any(|(_, notice)| matches!(notice, Notice::Asleep(span) if *span > secs(1)));
     assert!(told);
 }
 

@@ -60,7 +60,10 @@ pub(crate) struct Bench {
     watched: BTreeSet<(LinkIndex, Family)>,
     seen_changes: u64,
     checked_changes: u64,
-    seen_routes: Vec<Route>,
+    /// What the observer knows; routes that vanished silently may still be in it.
+    pub(crate) seen: Snapshot,
+    /// The process was asked to end.
+    pub(crate) stopping: bool,
 }
 
 /// A change of mind.
@@ -76,7 +79,9 @@ pub(crate) struct Elected {
 enum Event {
     Arrives(Input),
     /// The observer reports; of the routes it may know only the old ones.
-    Seen { stale_routes: bool },
+    Seen {
+        stale_routes: bool,
+    },
     Packet(LinkIndex, Family),
 }
 
@@ -105,7 +110,8 @@ impl Bench {
             watched: BTreeSet::new(),
             seen_changes: 0,
             checked_changes: 0,
-            seen_routes: Vec::new(),
+            seen: Snapshot::default(),
+            stopping: false,
         }
     }
 
@@ -130,7 +136,7 @@ impl Bench {
     pub(crate) fn kill(&mut self) {
         self.core = None;
         self.kill_after = None;
-        self.frozen = false;
+        (self.frozen, self.stopping) = (false, false);
         self.inbox.clear();
         self.watched.clear();
         self.coming.clear();
@@ -139,6 +145,7 @@ impl Bench {
     /// Asks the process to end, and lets it.
     pub(crate) fn stop(&mut self) {
         self.thaw();
+        self.stopping = true;
         self.feed(vec![Input::Stop]);
         self.kill();
     }
@@ -251,7 +258,8 @@ impl Bench {
                 self.arrive(seen);
             }
             Event::Packet(link, family) => {
-                if self.watched.contains(&(link, family)) && self.world.forwards_to(&self.kernel, link, family)
+                if self.watched.contains(&(link, family))
+                    && self.world.forwards_to(&self.kernel, link, family)
                 {
                     self.watched.remove(&(link, family));
                     self.arrive(Input::Forwarded { link, family, at: self.now });
@@ -371,11 +379,11 @@ impl Bench {
     fn look(&mut self, stale_routes: bool) -> Input {
         let mut snapshot: Snapshot = self.kernel.snapshot();
         if stale_routes {
-            snapshot.routes.clone_from(&self.seen_routes);
+            snapshot.routes.clone_from(&self.seen.routes);
         } else {
-            self.seen_routes.clone_from(&snapshot.routes);
             self.seen_changes = self.kernel.changes;
         }
+        self.seen.clone_from(&snapshot);
         Input::Snapshot(Box::new(snapshot))
     }
 

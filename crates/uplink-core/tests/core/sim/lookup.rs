@@ -49,12 +49,7 @@ impl Kernel {
     }
 
     /// The best route of a table: the length of its prefix and where it leads.
-    fn table_lookup(
-        &self,
-        family: Family,
-        table: u32,
-        packet: Packet,
-    ) -> Option<(u32, Result<Hop, NoWay>)> {
+    fn table_lookup(&self, family: Family, table: u32, packet: Packet) -> Option<(u32, Result<Hop, NoWay>)> {
         let fits = |link| packet.bound.is_none_or(|bound| bound == link);
         let connected = (table == TABLE_MAIN).then(|| self.connected(packet, fits)).flatten();
         let routes = self.routes.iter().filter(|route| {
@@ -82,9 +77,10 @@ impl Kernel {
     /// The subnet of an interface's own address that holds the destination.
     fn connected(&self, packet: Packet, fits: impl Fn(LinkIndex) -> bool) -> Option<(u32, Hop)> {
         let up = |link| self.links.get(&link).is_some_and(|link| link.up);
-        let subnets = self.addresses.iter().filter(|address| {
-            up(address.link) && fits(address.link) && address.prefix.contains(packet.to)
-        });
+        let subnets = self
+            .addresses
+            .iter()
+            .filter(|address| up(address.link) && fits(address.link) && address.prefix.contains(packet.to));
         let best = subnets.max_by_key(|address| address.prefix.length)?;
         Some((u32::from(best.prefix.length), Hop { link: best.link, gateway: None }))
     }
@@ -98,9 +94,7 @@ impl Kernel {
 
 fn way(route: &Route, fits: impl Fn(LinkIndex) -> bool) -> Result<Hop, NoWay> {
     match route.kind {
-        RouteKind::Unicast => {
-            route.hops.iter().find(|hop| fits(hop.link)).cloned().ok_or(NoWay::NoRoute)
-        }
+        RouteKind::Unicast => route.hops.iter().find(|hop| fits(hop.link)).cloned().ok_or(NoWay::NoRoute),
         RouteKind::Refused => Err(NoWay::Refused),
         RouteKind::Other => Err(NoWay::NoRoute),
     }

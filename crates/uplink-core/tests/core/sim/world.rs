@@ -117,10 +117,8 @@ impl World {
         let answered = latency.filter(|(loss, _)| self.dice() >= *loss);
         answered.map_or(Fate::Lost, |(_, latency)| {
             let at = now + latency;
-            let heard = self
-                .heard
-                .entry((probe.link, Family::of(address)))
-                .or_insert(Heard { asked: now, at });
+            let heard =
+                self.heard.entry((probe.link, Family::of(address))).or_insert(Heard { asked: now, at });
             *heard = Heard { asked: now, at };
             Fate::Answered(Answer { id: probe.id, at, mac: None })
         })
