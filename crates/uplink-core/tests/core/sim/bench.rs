@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use uplink_core::event::{Input, Outcome, Output};
+use uplink_core::event::{Answer, Input, Outcome, Output};
 use uplink_core::memory::Memory;
 use uplink_core::own::Op;
 use uplink_core::policy::Policy;
@@ -77,7 +77,7 @@ pub(crate) struct Elected {
 }
 
 enum Event {
-    Arrives(Input),
+    Arrives(Answer),
     /// The observer reports; of the routes it may know only the old ones.
     Seen {
         stale_routes: bool,
@@ -187,7 +187,7 @@ impl Bench {
 
     /// The machine sleeps for `span`: what was on its way is lost.
     pub(crate) fn suspend(&mut self, span: Duration) {
-        self.coming.clear();
+        self.coming.retain(|_, event| matches!(event, Event::Seen { .. }));
         self.now = self.now + span;
         self.settle_changes();
         self.feed(vec![Input::Deadline]);
@@ -252,7 +252,10 @@ impl Bench {
         }
         let Some((_, event)) = self.coming.pop_first() else { return };
         match event {
-            Event::Arrives(input) => self.arrive(input),
+            Event::Arrives(answer) => {
+                self.world.hear(answer);
+                self.arrive(Input::Answer(answer));
+            }
             Event::Seen { stale_routes } => {
                 let seen = self.look(stale_routes);
                 self.arrive(seen);
@@ -346,7 +349,7 @@ impl Bench {
             Output::Ask(probe) => match self.world.send(&self.kernel, &probe, self.now) {
                 Fate::Unsent => return Some(Input::Unsent(probe.id)),
                 Fate::Lost => {}
-                Fate::Answered(answer) => self.later(answer.at, Event::Arrives(Input::Answer(answer))),
+                Fate::Answered(answer) => self.later(answer.at, Event::Arrives(answer)),
             },
             Output::Watch { link, family, .. } => {
                 self.watched.insert((link, family));

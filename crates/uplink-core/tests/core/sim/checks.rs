@@ -46,8 +46,10 @@ pub(crate) fn operation(bench: &Bench, before: &Kernel, op: &Op, outcome: &Outco
     let family = op.family();
     // A default route that refuses is somebody's wish: what was above it goes.
     let meant = after.without_us().default_way(family) == Err(NoWay::Refused);
-    if before.default_way(family).is_ok() && after.default_way(family).is_err() && !meant && !bench.stopping {
-        let works: Vec<String> = working(bench, family);
+    let seen = foreign_defaults(&bench.seen, family).eq(foreign_defaults(&before.snapshot(), family));
+    let lost = before.default_way(family).is_ok() && after.default_way(family).is_err();
+    if lost && seen && !meant && !bench.stopping {
+        let works = working(bench, family);
         assert!(works.is_empty(), "{now}: {op} left no way although {works:?} work");
     }
     if let (Op::AddRoute(route), Outcome::Done) = (op, outcome)
