@@ -8,7 +8,7 @@ use uplink_core::event::{Answer, Input, Outcome, Output};
 use uplink_core::memory::Memory;
 use uplink_core::own::Op;
 use uplink_core::policy::Policy;
-use uplink_core::snapshot::{Family, LinkIndex, Route, Snapshot};
+use uplink_core::snapshot::{Family, LinkIndex, Snapshot};
 use uplink_core::status::{FamilyStatus, Notice, PathStatus, Reason, Status};
 use uplink_core::time::Instant;
 use uplink_core::{Core, Start};

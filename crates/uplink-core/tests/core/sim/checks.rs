@@ -1,7 +1,5 @@
 //! The promises, checked after every operation and every turn.
 
-use std::time::Duration;
-
 use uplink_core::Core;
 use uplink_core::event::Outcome;
 use uplink_core::own::Op;
@@ -147,9 +145,4 @@ fn interface_of(bench: &Bench, uplink: &str) -> Option<LinkIndex> {
     let uplinks = bench.status()?.uplinks;
     let name = uplinks.into_iter().find(|candidate| candidate.name == uplink)?.interface?;
     bench.kernel.links.values().find(|link| link.name == name).map(|link| link.index)
-}
-
-/// How long no pin, no rule and no route was written.
-pub(crate) fn quiet_for(bench: &Bench) -> Duration {
-    bench.operations.last().map_or(Duration::MAX, |(at, _, _)| bench.now.since(*at))
 }
