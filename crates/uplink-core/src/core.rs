@@ -19,6 +19,9 @@ use crate::time::Instant;
 
 mod show;
 
+/// No turn follows another by itself sooner than this.
+const AT_ONCE: Duration = Duration::from_millis(1);
+
 /// Changes that `status` still shows.
 const CHANGES: usize = 32;
 
@@ -543,15 +546,19 @@ impl Core {
     }
 
     fn next_deadline(&self, now: Instant) -> Instant {
-        let judges =
-            self.judges.iter().map(|(key, judge)| judge.deadline(now, self.pace(key, judge).0, self.limits));
+        // The election may have made a path's next question overdue.
+        let judges = self
+            .judges
+            .iter()
+            .map(|(key, judge)| judge.deadline(now, self.pace(key, judge).0, self.limits).max(now + AT_ONCE));
         let families = self
             .families
             .iter()
             .map(|state| state.election.deadline(self.policy.patience).min(state.contest.deadline(now)));
         let boot = self.boot_until.unwrap_or(Instant::NEVER);
-        let next = judges.chain(families).filter(|at| *at > now).min().unwrap_or(Instant::NEVER);
         // A deadline that has passed was acted on in this turn, or waits for an input.
+        let families = families.filter(|at| *at > now);
+        let next = judges.chain(families).min().unwrap_or(Instant::NEVER);
         if boot > now { next.min(boot) } else { next }
     }
 

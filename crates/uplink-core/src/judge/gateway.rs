@@ -175,6 +175,10 @@ impl Gateway {
     }
 
     pub(super) fn suspected(&self) -> Option<Instant> {
+        if self.loss.lossy() && !self.silent {
+            // Each lost question is a fresh suspicion of silence; the one of loss is older.
+            return self.loss.suspected();
+        }
         self.suspected.or(self.loss.suspected())
     }
 
@@ -226,7 +230,7 @@ impl Gateway {
             && self.asks.iter().filter(late).count() >= ENOUGH
         {
             self.silent = true;
-            self.loss.clear();
+            self.loss.explained(self.last_answer.unwrap_or(Instant::BOOT));
         }
         self.choose_kind(now, limits);
         if self.watching && !self.confirming() {
@@ -277,13 +281,13 @@ impl Gateway {
         {
             self.next_recheck = now + RECHECK;
             self.set_aside = Some(self.asked);
+            self.loss.explained(since);
             self.ask_now(other);
         }
     }
 
     fn ask_now(&mut self, kind: Kind) {
         self.asked = kind;
-        self.loss.clear();
         // The other kind's silence has been explained.
         for ask in self.asks.iter_mut().filter(|ask| ask.kind != kind) {
             ask.void = true;

@@ -94,9 +94,9 @@ impl Loss {
         self.samples.retain(|sample| sample.state != State::Pending);
     }
 
-    /// Begins anew: what was lost is explained otherwise.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
+    /// What was asked since then is explained otherwise. What was lost before is not forgotten.
+    pub(super) fn explained(&mut self, since: Instant) {
+        self.samples.retain(|sample| sample.asked < since);
     }
 
     pub(super) fn weigh(&mut self, now: Instant) {

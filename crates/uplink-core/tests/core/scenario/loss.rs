@@ -1,7 +1,7 @@
 //! Gateways that answer only some of the time.
 
 use uplink_core::snapshot::Family;
-use uplink_core::status::{Cause, Health};
+use uplink_core::status::{Cause, Health, Reason};
 
 use crate::sim::secs;
 use crate::sim::site::{DPU, MGMT, PORT, steered_worker};
@@ -12,6 +12,9 @@ fn a_third_lost_is_left_once_and_for_good() {
     bench.gateways(PORT, |gateway| gateway.loss = 30);
     let after = bench.until(secs(60), |bench| bench.leaves_by(MGMT)).expect("it moves");
     assert!(after >= secs(1), "{after:?}");
+    for elected in bench.elections.iter().filter(|elected| elected.before.is_some()) {
+        assert_eq!(elected.reason, Reason::Fell(Cause::Gateway));
+    }
     bench.run(secs(900));
     bench.assert_way(MGMT);
     for family in Family::ALL {

@@ -8,6 +8,7 @@ mod discover;
 mod links;
 mod loss;
 mod managers;
+mod pace;
 mod pin;
 mod restart;
 mod silence;

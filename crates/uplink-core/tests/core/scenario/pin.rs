@@ -169,12 +169,20 @@ fn it_moves_below_a_new_foreign_default() {
 fn it_stays_where_it_is_when_others_move_up() {
     let mut bench = steered_worker();
     let writes = bench.writes();
+    bench.remetric(MGMT, Family::Ipv4, 90);
+    bench.remetric(MGMT, Family::Ipv6, 900);
+    bench.run(secs(5));
+    assert_eq!(bench.writes(), writes);
+    bench.assert_way(PORT);
+}
+
+#[test]
+fn it_goes_when_the_ports_own_default_becomes_the_best() {
+    let mut bench = steered_worker();
     for family in Family::ALL {
         bench.remetric(MGMT, family, 20000);
     }
     bench.run(secs(5));
-    bench.defaults_go(MGMT);
-    bench.run(secs(5));
-    assert_eq!(bench.writes(), writes);
+    assert!(!bench.kernel.has_ours());
     bench.assert_way(PORT);
 }

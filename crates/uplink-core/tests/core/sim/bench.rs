@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use uplink_core::event::{Input, Outcome, Output};
+use uplink_core::event::{Answer, Input, Outcome, Output};
 use uplink_core::memory::Memory;
 use uplink_core::own::Op;
 use uplink_core::policy::Policy;
-use uplink_core::snapshot::{Family, LinkIndex, Route, Snapshot};
+use uplink_core::snapshot::{Family, LinkIndex, Snapshot};
 use uplink_core::status::{FamilyStatus, Notice, PathStatus, Reason, Status};
 use uplink_core::time::Instant;
 use uplink_core::{Core, Start};
@@ -60,7 +60,10 @@ pub(crate) struct Bench {
     watched: BTreeSet<(LinkIndex, Family)>,
     seen_changes: u64,
     checked_changes: u64,
-    seen_routes: Vec<Route>,
+    /// What the observer knows; routes that vanished silently may still be in it.
+    pub(crate) seen: Snapshot,
+    /// The process was asked to end.
+    pub(crate) stopping: bool,
 }
 
 /// A change of mind.
@@ -74,7 +77,7 @@ pub(crate) struct Elected {
 }
 
 enum Event {
-    Arrives(Input),
+    Arrives(Answer),
     /// The observer reports; of the routes it may know only the old ones.
     Seen {
         stale_routes: bool,
@@ -107,7 +110,8 @@ impl Bench {
             watched: BTreeSet::new(),
             seen_changes: 0,
             checked_changes: 0,
-            seen_routes: Vec::new(),
+            seen: Snapshot::default(),
+            stopping: false,
         }
     }
 
@@ -132,7 +136,7 @@ impl Bench {
     pub(crate) fn kill(&mut self) {
         self.core = None;
         self.kill_after = None;
-        self.frozen = false;
+        (self.frozen, self.stopping) = (false, false);
         self.inbox.clear();
         self.watched.clear();
         self.coming.clear();
@@ -141,6 +145,7 @@ impl Bench {
     /// Asks the process to end, and lets it.
     pub(crate) fn stop(&mut self) {
         self.thaw();
+        self.stopping = true;
         self.feed(vec![Input::Stop]);
         self.kill();
     }
@@ -182,7 +187,7 @@ impl Bench {
 
     /// The machine sleeps for `span`: what was on its way is lost.
     pub(crate) fn suspend(&mut self, span: Duration) {
-        self.coming.clear();
+        self.coming.retain(|_, event| matches!(event, Event::Seen { .. }));
         self.now = self.now + span;
         self.settle_changes();
         self.feed(vec![Input::Deadline]);
@@ -247,7 +252,10 @@ impl Bench {
         }
         let Some((_, event)) = self.coming.pop_first() else { return };
         match event {
-            Event::Arrives(input) => self.arrive(input),
+            Event::Arrives(answer) => {
+                self.world.hear(answer);
+                self.arrive(Input::Answer(answer));
+            }
             Event::Seen { stale_routes } => {
                 let seen = self.look(stale_routes);
                 self.arrive(seen);
@@ -341,7 +349,7 @@ impl Bench {
             Output::Ask(probe) => match self.world.send(&self.kernel, &probe, self.now) {
                 Fate::Unsent => return Some(Input::Unsent(probe.id)),
                 Fate::Lost => {}
-                Fate::Answered(answer) => self.later(answer.at, Event::Arrives(Input::Answer(answer))),
+                Fate::Answered(answer) => self.later(answer.at, Event::Arrives(answer)),
             },
             Output::Watch { link, family, .. } => {
                 self.watched.insert((link, family));
@@ -374,11 +382,11 @@ impl Bench {
     fn look(&mut self, stale_routes: bool) -> Input {
         let mut snapshot: Snapshot = self.kernel.snapshot();
         if stale_routes {
-            snapshot.routes.clone_from(&self.seen_routes);
+            snapshot.routes.clone_from(&self.seen.routes);
         } else {
-            self.seen_routes.clone_from(&snapshot.routes);
             self.seen_changes = self.kernel.changes;
         }
+        self.seen.clone_from(&snapshot);
         Input::Snapshot(Box::new(snapshot))
     }
 

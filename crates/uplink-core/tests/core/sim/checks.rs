@@ -1,16 +1,15 @@
 //! The promises, checked after every operation and every turn.
 
-use std::time::Duration;
-
 use uplink_core::Core;
 use uplink_core::event::Outcome;
 use uplink_core::own::Op;
-use uplink_core::snapshot::{Family, LinkIndex, Route, RouteKind, TABLE_MAIN, protocol};
+use uplink_core::snapshot::{Family, LinkIndex, Route, RouteKind, Snapshot, TABLE_MAIN, protocol};
 use uplink_core::status::{Cause, Health, Reason};
 use uplink_core::time::Instant;
 
 use super::bench::{Bench, Elected};
 use super::kernel::Kernel;
+use super::lookup::NoWay;
 
 /// More turns than this in one second are a spin.
 const TURNS_PER_SECOND: u32 = 400;
@@ -38,19 +37,23 @@ pub(crate) fn deadline_advances(core: &Core, now: Instant) {
 }
 
 /// One operation of ours: nothing foreign changes, no lookup breaks, no pin stands above a foreign
-/// route of the main table.
+/// route of the main table that was seen.
 pub(crate) fn operation(bench: &Bench, before: &Kernel, op: &Op, outcome: &Outcome) {
     let (now, after) = (bench.now, &bench.kernel);
     assert_eq!(before.foreign(), after.foreign(), "{now}: {op} changed what is not ours");
     let family = op.family();
-    if before.default_way(family).is_ok() && after.default_way(family).is_err() {
-        let works: Vec<String> = working(bench, family);
+    // A default route that refuses is somebody's wish: what was above it goes.
+    let meant = after.without_us().default_way(family) == Err(NoWay::Refused);
+    let seen = foreign_defaults(&bench.seen, family).eq(foreign_defaults(&before.snapshot(), family));
+    let lost = before.default_way(family).is_ok() && after.default_way(family).is_err();
+    if lost && seen && !meant && !bench.stopping {
+        let works = working(bench, family);
         assert!(works.is_empty(), "{now}: {op} left no way although {works:?} work");
     }
     if let (Op::AddRoute(route), Outcome::Done) = (op, outcome)
         && route.table() == TABLE_MAIN
     {
-        let lowest = foreign_defaults(after, family).map(|route| route.metric).min();
+        let lowest = foreign_defaults(&bench.seen, family).map(|route| route.metric).min();
         assert!(lowest.is_none_or(|lowest| route.metric() < lowest), "{now}: {op} is not below all others");
     }
 }
@@ -71,7 +74,10 @@ pub(crate) fn moved_to_something_proven(bench: &Bench, elected: &Elected) {
     let Some(to) = interface_of(bench, &elected.now) else {
         panic!("{now}: {family}: elected {}, which has no interface", elected.now);
     };
-    let from = elected.before.as_ref().and_then(|name| interface_of(bench, name));
+    // What has no gateway any more is not left for its silence.
+    let asked = |name: &String| bench.path(name, family).is_some_and(|path| path.gateway.is_some());
+    let before = elected.before.as_ref().filter(|name| asked(name));
+    let from = before.and_then(|name| interface_of(bench, name));
     let silent = match elected.reason {
         Reason::Fell(Cause::Gateway | Cause::Upstream) | Reason::FirstToAnswer => true,
         Reason::Fell(Cause::Link | Cause::Address | Cause::Shared)
@@ -124,8 +130,8 @@ fn working(bench: &Bench, family: Family) -> Vec<String> {
     works.map(|uplink| uplink.name).collect()
 }
 
-fn foreign_defaults(kernel: &Kernel, family: Family) -> impl Iterator<Item = &Route> {
-    kernel.routes.iter().filter(move |route| {
+fn foreign_defaults(seen: &Snapshot, family: Family) -> impl Iterator<Item = &Route> {
+    seen.routes.iter().filter(move |route| {
         route.family == family
             && route.table == TABLE_MAIN
             && route.is_default()
@@ -139,9 +145,4 @@ fn interface_of(bench: &Bench, uplink: &str) -> Option<LinkIndex> {
     let uplinks = bench.status()?.uplinks;
     let name = uplinks.into_iter().find(|candidate| candidate.name == uplink)?.interface?;
     bench.kernel.links.values().find(|link| link.name == name).map(|link| link.index)
-}
-
-/// How long no pin, no rule and no route was written.
-pub(crate) fn quiet_for(bench: &Bench) -> Duration {
-    bench.operations.last().map_or(Duration::MAX, |(at, _, _)| bench.now.since(*at))
 }

@@ -40,10 +40,11 @@ impl Bench {
 
     /// The link's default route moves to another metric: the new one first, as networkd does.
     pub(crate) fn remetric(&mut self, link: LinkIndex, family: Family, metric: u32) {
-        let route = Route { metric, ..default_route(link, family) };
-        if self.kernel.append_route(route).is_ok() {
-            self.forget_routes(|other| {
-                other.family == family && other.is_default() && leads(other, link) && other.metric != metric
+        let old: Vec<Route> = self.kernel.routes.clone();
+        let new = Route { metric, ..default_route(link, family) };
+        if !old.contains(&new) && self.kernel.append_route(new).is_ok() {
+            self.forget_routes(|route| {
+                route.family == family && route.is_default() && leads(route, link) && old.contains(route)
             });
         }
     }

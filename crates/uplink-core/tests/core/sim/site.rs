@@ -21,8 +21,6 @@ pub(crate) const PORT_B: LinkIndex = LinkIndex(4);
 
 /// What the BlueField port's uplink is called.
 pub(crate) const DPU: &str = "dpu-0000:03:00.0";
-/// What the second one's is called.
-pub(crate) const DPU_B: &str = "dpu-0000:41:00.0";
 /// What the management interface's uplink is called.
 pub(crate) const BOARD: &str = "eno1";
 

@@ -61,9 +61,9 @@ pub(crate) struct World {
     pub(crate) gateways: BTreeMap<(LinkIndex, IpAddr), Gateway>,
     /// The targets that answer whoever reaches them.
     pub(crate) targets: BTreeSet<IpAddr>,
-    /// Each question that was answered: by which link, asked when, answered when.
+    /// The newest answer that came through each link.
     pub(crate) heard: BTreeMap<(LinkIndex, Family), Heard>,
-    asked: BTreeMap<ProbeId, Probe>,
+    asked: BTreeMap<ProbeId, (Instant, Probe)>,
     random: u64,
 }
 
@@ -93,6 +93,11 @@ impl World {
         Self { random: seed, ..Self::default() }
     }
 
+    /// The same world with other losses.
+    pub(crate) fn reseed(&mut self, seed: u64) {
+        self.random = seed;
+    }
+
     /// Sends a probe on its way.
     pub(crate) fn send(&mut self, kernel: &Kernel, probe: &Probe, now: Instant) -> Fate {
         let up = kernel.links.get(&probe.link).is_some_and(|link| link.up);
@@ -103,7 +108,7 @@ impl World {
         if !kernel.links.get(&probe.link).is_some_and(|link| link.carrier) {
             return Fate::Lost;
         }
-        self.asked.insert(probe.id, *probe);
+        self.asked.insert(probe.id, (now, *probe));
         let address = asked_address(probe.question);
         let latency = match self.gateways.get(&(probe.link, address)) {
             Some(gateway) => gateway.answers(probe.question).then_some((gateway.loss, gateway.latency)),
@@ -111,12 +116,16 @@ impl World {
         };
         let answered = latency.filter(|(loss, _)| self.dice() >= *loss);
         answered.map_or(Fate::Lost, |(_, latency)| {
-            let at = now + latency;
-            let heard =
-                self.heard.entry((probe.link, Family::of(address))).or_insert(Heard { asked: now, at });
-            *heard = Heard { asked: now, at };
-            Fate::Answered(Answer { id: probe.id, at, mac: None })
+            Fate::Answered(Answer { id: probe.id, at: now + latency, mac: None })
         })
+    }
+
+    /// An answer has come in.
+    pub(crate) fn hear(&mut self, answer: Answer) {
+        if let Some((asked, probe)) = self.asked.remove(&answer.id) {
+            let family = Family::of(asked_address(probe.question));
+            self.heard.insert((probe.link, family), Heard { asked, at: answer.at });
+        }
     }
 
     /// Whether packets that a router forwarded keep coming in through the link.

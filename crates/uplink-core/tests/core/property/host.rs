@@ -1,0 +1,80 @@
+//! A host to which anything may happen.
+
+use proptest::prelude::any;
+use proptest::{prop_assert, proptest};
+use uplink_core::snapshot::{Family, Route};
+
+use super::config;
+use super::event::{Event, events};
+use crate::sim::bench::Bench;
+use crate::sim::site::{MGMT, PORT, worker};
+use crate::sim::{checks, secs};
+
+/// Changes of mind that a family may need to come to rest: away, back, and one for luck with loss.
+const TO_REST: usize = 3;
+
+fn run(seed: u64, events: &[Event]) -> Bench {
+    let mut bench = worker();
+    bench.world.reseed(seed);
+    bench.start();
+    bench.run(secs(3));
+    for event in events {
+        event.happen(&mut bench);
+    }
+    bench.run(secs(1));
+    bench
+}
+
+/// Both interfaces as they should be, whatever happened before.
+fn repair(bench: &mut Bench) {
+    bench.forget_routes(Route::is_default);
+    for link in [PORT, MGMT] {
+        bench.kernel.set_carrier(link, true);
+        bench.up(link);
+        bench.revive(link);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(256))]
+
+    /// Every operation and every turn is checked as it happens; in the end the table agrees with the
+    /// election, a replay gives the same answers, and a stop leaves nothing.
+    #[test]
+    fn keeps_its_promises(seed in any::<u64>(), events in events()) {
+        let mut bench = run(seed, &events);
+        let changes: usize = bench.elections.len();
+        prop_assert!(changes <= 4 + 4 * events.len(), "{changes} elections for {} events", events.len());
+        for link in [PORT, MGMT] {
+            bench.gateways(link, |gateway| gateway.loss = 0);
+        }
+        // Until the loss of before is forgotten.
+        bench.run(secs(45));
+        let since = bench.now;
+        bench.run(secs(20));
+        checks::no_flap(&bench, since, TO_REST);
+        checks::table_agrees(&bench);
+        if seed % 16 == 0 {
+            bench.lives.iter().for_each(crate::sim::record::Life::replay);
+        }
+        bench.stop();
+        prop_assert!(!bench.kernel.has_ours(), "a stop left {:#?}", bench.kernel.routes);
+    }
+
+    /// Whatever happened before: when all is well again, the port is taken in the end.
+    #[test]
+    fn comes_back_when_all_is_well(seed in any::<u64>(), events in events()) {
+        let mut bench = run(seed, &events);
+        bench.policy = uplink_core::policy::Policy::default();
+        bench.configure(bench.policy.clone());
+        repair(&mut bench);
+        // No wait is longer than ten minutes and a tenth; a contest a minute.
+        let back = bench.until(secs(750), |bench| bench.leaves_by(PORT));
+        prop_assert!(back.is_some(), "{:#?}", bench.status());
+        bench.run(secs(2));
+        checks::table_agrees(&bench);
+        for family in Family::ALL {
+            prop_assert!(bench.kernel.pins(family).len() <= 1);
+        }
+    }
+}

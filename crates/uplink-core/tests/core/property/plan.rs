@@ -1,0 +1,102 @@
+//! The plan alone, from any table to what is wanted.
+
+use proptest::collection::vec;
+use proptest::prelude::{Strategy, any, prop_oneof};
+use proptest::sample::select;
+use proptest::{prop_assert, prop_assert_eq, proptest};
+use uplink_core::event::Outcome;
+use uplink_core::own::{Op, OwnRoute, OwnRule, RuleForm, TABLE_PIN};
+use uplink_core::plan::{Wanted, plan};
+use uplink_core::policy::{Placement, Policy};
+use uplink_core::snapshot::{Attributes, Family, LinkIndex, Route, TABLE_MAIN, protocol};
+
+use super::config;
+use crate::sim::kernel::Kernel;
+use crate::sim::site::{MGMT, PORT, default_route, worker};
+
+/// What stands in the table before.
+#[derive(Debug, Clone)]
+enum Standing {
+    Foreign(LinkIndex, u32),
+    Pin(LinkIndex, u32, u32),
+    /// The first of our rules, or both: the order in which we lay them.
+    Rules(bool),
+}
+
+fn standing() -> impl Strategy<Value = Standing> {
+    let link = || select(vec![PORT, MGMT]);
+    let metric = || prop_oneof![1u32..6, 40u32..60];
+    prop_oneof![
+        (link(), metric()).prop_map(|(link, metric)| Standing::Foreign(link, metric)),
+        (link(), select(vec![TABLE_MAIN, TABLE_PIN]), metric())
+            .prop_map(|(link, table, metric)| Standing::Pin(link, table, metric)),
+        any::<bool>().prop_map(Standing::Rules),
+    ]
+}
+
+fn kernel(family: Family, standing: &[Standing]) -> Kernel {
+    let mut kernel = worker().kernel;
+    kernel.routes.clear();
+    for one in standing {
+        match one {
+            Standing::Foreign(link, metric) => {
+                let route = default_route(*link, family);
+                let _ = kernel.add_route(Route { metric: *metric, protocol: protocol::STATIC, ..route });
+            }
+            Standing::Pin(link, table, metric) => {
+                let hop = default_route(*link, family).hops[0].clone();
+                let pin = OwnRoute::new(family, *table, *metric, hop, Attributes::default());
+                let _ = kernel.carry_out(&Op::AddRoute(pin));
+            }
+            Standing::Rules(both) => {
+                let forms = [RuleForm::MainWithoutDefault, RuleForm::Pin];
+                for form in forms.into_iter().take(if *both { 2 } else { 1 }) {
+                    let _ = kernel.carry_out(&Op::AddRule(OwnRule::new(family, form)));
+                }
+            }
+        }
+    }
+    kernel
+}
+
+proptest! {
+    #![proptest_config(config(2048))]
+
+    /// One plan leads from any table to what is wanted: no operation fails, changes what is not ours,
+    /// or takes a way from a packet; a second plan finds nothing to do.
+    #[test]
+    fn leads_from_any_table_to_what_is_wanted(
+        family in select(Family::ALL.to_vec()),
+        standing in vec(standing(), 0..8),
+        to in select(vec![None, Some(PORT), Some(MGMT)]),
+        placement in select(vec![Placement::Auto, Placement::Main, Placement::Table]),
+    ) {
+        let mut kernel = kernel(family, &standing);
+        let policy = Policy { placement, ..Policy::default() };
+        let wanted = to.map(|link| Wanted {
+            hop: default_route(link, family).hops[0].clone(),
+            attributes: Attributes::default(),
+            keep_only: false,
+        });
+        let planned = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[]);
+        for op in &planned.ops {
+            let before = kernel.clone();
+            prop_assert_eq!(kernel.carry_out(op), Outcome::Done, "{}", op);
+            prop_assert_eq!(before.foreign(), kernel.foreign());
+            let lost = before.default_way(family).is_ok() && kernel.default_way(family).is_err();
+            prop_assert!(!(lost && wanted.is_some()), "{} took the way", op);
+            if let Op::AddRoute(route) = op && route.table() == TABLE_MAIN {
+                let mut foreign = kernel.foreign().0.into_iter();
+                prop_assert!(foreign.all(|other| other.metric > route.metric()), "{} is not below", op);
+            }
+        }
+        let again = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[]);
+        prop_assert_eq!(&again.ops, &Vec::new());
+        if let (Some(wanted), None) = (wanted, planned.aside) {
+            prop_assert_eq!(kernel.default_way(family), Ok(wanted.hop));
+        }
+        if to.is_none() {
+            prop_assert!(!kernel.has_ours());
+        }
+    }
+}
