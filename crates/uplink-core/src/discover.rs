@@ -196,8 +196,12 @@ fn configured<'a>(
     if let Match::Pci(address) = &entry.matching {
         claimed.ports.insert(*address);
     }
+    let mut matching: Vec<&Link> =
+        snapshot.links.values().filter(|link| is_match(&entry.matching, link)).collect();
+    // A bridge or bond often has the MAC of its port, and can be the older of the two.
+    matching.sort_by_key(|link| matches!(link.kind, LinkKind::Bridge | LinkKind::Bond));
     let mut any = false;
-    for link in snapshot.links.values().filter(|link| is_match(&entry.matching, link)) {
+    for link in matching {
         if claimed.links.contains(&link.index) || claimed.links.contains(&upper(snapshot, link).index) {
             continue;
         }
