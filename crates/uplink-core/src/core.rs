@@ -298,7 +298,9 @@ impl Core {
         let gateways = paths(&self.uplinks).filter_map(|(key, path)| {
             // Only a router withdraws what it advertised, and it does so on purpose.
             let lasting = path.learned.is_some_and(|learned| learned != GatewaySource::Advertisement);
-            let worked = self.judges.get(&key)?.last_answer().is_some();
+            // What is remembered stays so while it is asked anew, from another address.
+            let remembered = path.learned == Some(GatewaySource::Memory);
+            let worked = self.judges.get(&key)?.last_answer().is_some() || remembered;
             let hop = path.hop.clone().filter(|_| lasting && worked)?;
             Some((key, hop, path.attributes.clone()))
         });

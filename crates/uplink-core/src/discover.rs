@@ -426,11 +426,10 @@ fn find_gateway(
     let (hop, attributes) = hints.of(&candidate.name, family)?;
     let gateway = hop.gateway?;
     let still_here = hop.link == link.index && (on_link(snapshot, link.index, gateway) || attributes.onlink);
-    still_here.then(|| FoundGateway {
-        hop: hop.clone(),
-        attributes: attributes.clone(),
-        learned: GatewaySource::Memory,
-    })
+    // The route may be gone because the address is that it preferred.
+    let ours = |source: &IpAddr| snapshot.addresses.iter().any(|address| address.prefix.address == *source);
+    let attributes = Attributes { source: attributes.source.filter(ours), ..attributes.clone() };
+    still_here.then(|| FoundGateway { hop: hop.clone(), attributes, learned: GatewaySource::Memory })
 }
 
 fn source_of(route: &Route, otherwise: GatewaySource) -> GatewaySource {
