@@ -120,6 +120,7 @@ impl SiteBuilder {
         for uplink in port.into_iter().chain([&site.mgmt]) {
             site.plug(uplink)?;
             site.lay_addresses(uplink, uplink.interface)?;
+            site.await_address(uplink.address6)?;
             if self.default_routes {
                 site.lay_default(uplink, uplink.interface, uplink.metric)?;
             }
@@ -195,6 +196,26 @@ impl Site {
             "route add 0.0.0.0/0 via {v4} dev {interface} proto 16 metric {metric}\n\
              route add ::/0 via {v6} dev {interface} proto 16 metric {metric}\n"
         ))
+    }
+
+    /// Waits until an IPv6 address of the worker can be used: the kernel adds its local route a moment
+    /// after the address.
+    ///
+    /// # Errors
+    /// If it does not within a few seconds.
+    pub fn await_address(&self, address: Ipv6Addr) -> Result<()> {
+        let end = now() + READY_BOUND;
+        let is_local = |route: &Route| route.destination == address && route.length == 128;
+        while !self.worker.routes(Family::Ipv6)?.iter().any(is_local) {
+            if now() >= end {
+                return Err(Error::Late {
+                    what: format!("the local route of {address}"),
+                    bound: READY_BOUND,
+                });
+            }
+            pass(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Waits until the uplink's gateway answers the worker in both families.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use libtest_mimic::{Failed, Trial};
 use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
-use uplink_lab::{Change, End, Site, now, pass};
+use uplink_lab::{Change, End, Site, now};
 
 use crate::scene::{Outcome, PATIENCE, PCI, SOON, Scene, trial};
 
@@ -115,7 +115,7 @@ fn address_in_subnet() -> Outcome {
         "address add 10.0.120.7/24 dev port\n\
          address add fd00:120::7/64 dev port nodad\n",
     )?;
-    usable(&scene)?;
+    scene.site.await_address("fd00:120::7".parse()?)?;
     worker.ip_batch(
         "address delete 10.0.120.2/24 dev port\n\
          address delete fd00:120::2/64 dev port\n",
@@ -142,7 +142,7 @@ fn another_subnet() -> Outcome {
         "address add 10.0.121.2/24 dev port\n\
          address add fd00:121::2/64 dev port nodad\n",
     )?;
-    usable(&scene)?;
+    site.await_address("fd00:121::2".parse()?)?;
     site.worker.ip_batch(
         "route replace 0.0.0.0/0 via 10.0.121.1 dev port proto 16 metric 101\n\
          address delete 10.0.120.2/24 dev port\n\
@@ -331,18 +331,6 @@ fn loses_carrier(scene: &Scene) -> Outcome {
 fn returns(scene: &Scene, interface: &str, since: Instant) -> Outcome {
     for moment in scene.moves_to(interface, since, SOON + SOON)? {
         assert!(moment >= since + RETURN_AFTER, "back after {:?}", moment.since(since));
-    }
-    Ok(())
-}
-
-/// Waits until the kernel takes the port's new addresses for its own: in IPv6 that is a moment later.
-fn usable(scene: &Scene) -> Outcome {
-    let end = now() + SOON;
-    while !scene.site.worker.ip("-6 address show dev port tentative")?.is_empty() {
-        if now() >= end {
-            return Err(scene.explain("an address of the port stays tentative"));
-        }
-        pass(Duration::from_millis(1));
     }
     Ok(())
 }
