@@ -293,9 +293,10 @@ impl Core {
         for key in vanished {
             self.judges.get_mut(&key).into_iter().for_each(Judge::vanished);
         }
-        // What never fell and is gone leaves nothing to remember.
-        let present: Vec<PathKey> = paths(&self.uplinks).map(|(key, _)| key).collect();
-        self.judges.retain(|key, judge| present.contains(key) || !judge.comeback().falls().is_empty());
+        // What never fell and is gone leaves nothing to remember; what is elected falls right now.
+        let mut kept: Vec<PathKey> = paths(&self.uplinks).map(|(key, _)| key).collect();
+        kept.extend(self.elected());
+        self.judges.retain(|key, judge| kept.contains(key) || !judge.comeback().falls().is_empty());
     }
 
     /// What works and may be gone from the kernel's table for the moment of a renewal.
@@ -303,14 +304,20 @@ impl Core {
         let gateways = paths(&self.uplinks).filter_map(|(key, path)| {
             // Only a router withdraws what it advertised, and it does so on purpose.
             let lasting = path.learned.is_some_and(|learned| learned != GatewaySource::Advertisement);
-            let worked = self.judges.get(&key)?.last_answer().is_some();
+            // What is remembered stays so while it is asked anew, from another address.
+            let remembered = path.learned == Some(GatewaySource::Memory);
+            let worked = self.judges.get(&key)?.last_answer().is_some() || remembered;
             let hop = path.hop.clone().filter(|_| lasting && worked)?;
             Some((key, hop, path.attributes.clone()))
         });
-        let elected = self.families.iter().filter_map(|state| {
+        Hints { gateways: gateways.collect(), elected: self.elected().collect() }
+    }
+
+    /// The elected paths.
+    fn elected(&self) -> impl Iterator<Item = PathKey> {
+        self.families.iter().filter_map(|state| {
             Some(PathKey { uplink: state.election.elected()?.to_owned(), family: state.family })
-        });
-        Hints { gateways: gateways.collect(), elected: elected.collect() }
+        })
     }
 
     /// What the process before decided stands as the kernel has it: by the pin that it left, or, if

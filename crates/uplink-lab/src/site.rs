@@ -173,15 +173,7 @@ impl Site {
             "address add {v4}/24 dev {interface}\n\
              address add {v6}/64 dev {interface} nodad\n"
         ))?;
-        let end = now() + READY_BOUND;
-        let own = |route: &Route| route.length == 128 && route.destination == v6;
-        while !self.worker.routes(Family::Ipv6)?.iter().any(own) {
-            if now() >= end {
-                return Err(Error::Late { what: format!("the local route of {v6}"), bound: READY_BOUND });
-            }
-            pass(Duration::from_millis(1));
-        }
-        Ok(())
+        self.await_address(v6)
     }
 
     /// Gives the worker default routes of protocol `dhcp` through an interface to the uplink's
@@ -197,8 +189,27 @@ impl Site {
         ))
     }
 
-    /// Waits until the uplink's gateway answers the worker in both families, and the kernel has done
-    /// all that the addresses bring: an IPv6 address is put into its tables a little later.
+    /// Waits until an IPv6 address of the worker can be used: the kernel adds its local route a moment
+    /// after the address.
+    ///
+    /// # Errors
+    /// If it does not within a few seconds.
+    pub fn await_address(&self, address: Ipv6Addr) -> Result<()> {
+        let end = now() + READY_BOUND;
+        let is_local = |route: &Route| route.destination == address && route.length == 128;
+        while !self.worker.routes(Family::Ipv6)?.iter().any(is_local) {
+            if now() >= end {
+                return Err(Error::Late {
+                    what: format!("the local route of {address}"),
+                    bound: READY_BOUND,
+                });
+            }
+            pass(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Waits until the uplink's gateway answers the worker in both families.
     ///
     /// # Errors
     /// If it does not within a few seconds.
@@ -211,18 +222,6 @@ impl Site {
                     bound: READY_BOUND,
                 });
             }
-        }
-        self.await_local(uplink)
-    }
-
-    fn await_local(&self, uplink: &Uplink) -> Result<()> {
-        let own = IpAddr::from(uplink.address6);
-        let end = now() + READY_BOUND;
-        while !self.worker.routes(Family::Ipv6)?.iter().any(|route| route.destination == own) {
-            if now() >= end {
-                return Err(Error::Late { what: format!("the local route of {own}"), bound: READY_BOUND });
-            }
-            pass(Duration::from_millis(1));
         }
         Ok(())
     }

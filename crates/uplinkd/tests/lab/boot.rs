@@ -6,7 +6,7 @@ use std::time::Duration;
 use libtest_mimic::{Failed, Trial};
 use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
-use uplink_lab::{Fault, Host, Site, now, pass, sleep_until};
+use uplink_lab::{End, Fault, Host, Site, now, pass, sleep_until};
 
 use crate::scene::{self, INTERNET, Outcome, PATIENCE, PCI, SOON, Scene, trial};
 
@@ -19,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("DHCP on the port 20 s after boot: READY is told with the port", dhcp_in_time),
         trial("DHCP on the port 35 s after boot: READY without it at 30 s, taken then", dhcp_late),
+        trial("carrier of the port comes after boot: READY is told with the port", carrier_in_time),
         trial("no default route at start: READY after boot_wait, each is used as it comes", no_default_route),
         trial("both gateways silent at boot: READY after boot_wait, nothing written", both_silent),
         trial("preempt = always: a port that answers after READY is taken", || {
@@ -53,6 +54,23 @@ fn dhcp_late() -> Outcome {
     for moment in scene.moves_to("port", leased, SOON)? {
         assert!(moment >= leased + PATIENCE, "taken {:?} after the lease", moment.since(leased));
     }
+    scene.finish_changed()?;
+    Ok(())
+}
+
+fn carrier_in_time() -> Outcome {
+    let site = Site::new()?;
+    site.worker.give_pci("port", PCI)?;
+    site.port.cable.carrier(End::Worker, false)?;
+    let scene = Scene::booting(site, "")?;
+    let known = |line: &str| line.contains(DPU);
+    scene.daemon.wait_for_log("word of the port", scene.daemon.started(), SOON, known)?;
+    scene.stays(2 * PATIENCE)?;
+    scene.becomes(DPU, Family::Ipv4, "link")?;
+    let carried = scene.site.port.cable.carrier(End::Worker, true)?;
+    let ready = scene.daemon.wait_ready(SOON)?;
+    assert!(ready > carried, "READY without the port");
+    scene.leads_to("port")?;
     scene.finish_changed()?;
     Ok(())
 }

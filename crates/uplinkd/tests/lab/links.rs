@@ -6,7 +6,7 @@ use std::time::Duration;
 use libtest_mimic::{Failed, Trial};
 use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
-use uplink_lab::{Change, End, Site, now, pass};
+use uplink_lab::{Change, End, Site, now};
 
 use crate::scene::{Outcome, PATIENCE, PCI, SOON, Scene, trial};
 
@@ -24,10 +24,14 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("address of the port taken away and given back: management meanwhile", address_gone),
         trial("another address of the port in the same subnet: the port stays", address_in_subnet),
         trial("another subnet of the port: the pin follows to its gateway", another_subnet),
+        trial("preferred source of the port's route deleted: the pin is laid without it", source_gone),
         trial("port renamed: it stays elected under its new name", renamed),
         trial("port deleted and made anew: shown as missing, then taken again", made_anew),
+        trial("whole card gone from the bus: back after return_after", card_gone),
+        trial("ordinary uplink deleted and made anew: back after return_after", ordinary_made_anew),
         trial("bridge made above the port: the uplink is the bridge then", bridge_after_start),
         trial("bridge above the port loses its port's carrier: management at once", bridge_before_start),
+        trial("bridge older than its port, known by their MAC: the port's carrier counts", bridge_with_mac),
     ]
 }
 
@@ -111,7 +115,7 @@ fn address_in_subnet() -> Outcome {
         "address add 10.0.120.7/24 dev port\n\
          address add fd00:120::7/64 dev port nodad\n",
     )?;
-    usable(&scene)?;
+    scene.site.await_address("fd00:120::7".parse()?)?;
     worker.ip_batch(
         "address delete 10.0.120.2/24 dev port\n\
          address delete fd00:120::2/64 dev port\n",
@@ -138,7 +142,7 @@ fn another_subnet() -> Outcome {
         "address add 10.0.121.2/24 dev port\n\
          address add fd00:121::2/64 dev port nodad\n",
     )?;
-    usable(&scene)?;
+    site.await_address("fd00:121::2".parse()?)?;
     site.worker.ip_batch(
         "route replace 0.0.0.0/0 via 10.0.121.1 dev port proto 16 metric 101\n\
          address delete 10.0.120.2/24 dev port\n\
@@ -154,6 +158,32 @@ fn another_subnet() -> Outcome {
     assert_eq!(scene.lookups.report().changes.iter().filter(|way| way.at >= since).count(), 0);
     let [pin] = scene.pins(Family::Ipv4)?.try_into().map_err(|pins| format!("not one pin: {pins:?}"))?;
     assert_eq!(pin.gateway, Some([10, 0, 121, 1].into()));
+    scene.finish_changed()?;
+    Ok(())
+}
+
+fn source_gone() -> Outcome {
+    let site = Site::new()?;
+    site.worker.give_pci("port", PCI)?;
+    site.worker.sysctl("net/ipv4/conf/port/promote_secondaries", "1")?;
+    site.worker.ip_batch(
+        "address add 10.0.120.7/24 dev port\n\
+         route delete 0.0.0.0/0 dev port\n\
+         route add 0.0.0.0/0 via 10.0.120.1 dev port proto 16 metric 101 src 10.0.120.2\n",
+    )?;
+    let scene = Scene::begin(site, "")?;
+    scene.leads_to("port")?;
+    let since = now();
+    // Both default routes through the port go with it, without a message.
+    scene.site.worker.ip("address delete 10.0.120.2/24 dev port")?;
+    let laid =
+        |change: &Change| matches!(change, Change::RouteAdded(route) if route.protocol == protocol::UPLINKD);
+    scene.changes.wait_for("a pin", since, SOON, laid).map_err(|error| scene.explain(&error.to_string()))?;
+    scene.leads_to("port")?;
+    scene.becomes(DPU, Family::Ipv4, "up")?;
+    scene.stays(PATIENCE)?;
+    let added = scene.writes(since).iter().filter(|change| laid(&change.what)).count();
+    assert_eq!(added, 1, "the pin was laid more than once");
     scene.finish_changed()?;
     Ok(())
 }
@@ -192,6 +222,43 @@ fn made_anew() -> Outcome {
     Ok(())
 }
 
+fn card_gone() -> Outcome {
+    let scene = Scene::configured("return_after = \"3s\"")?;
+    let port = &scene.site.port;
+    scene.site.worker.unbind_pci("port")?;
+    scene.site.worker.unplug_pci(PCI)?;
+    let fault = scene.site.unplug(port)?;
+    scene.moves_to("mgmt", fault, SOON)?;
+    assert!(scene.uplink(DPU).is_err(), "nobody knows of the card any more");
+    let back = now();
+    scene.site.worker.give_pci("port", PCI)?;
+    scene.site.plug(port)?;
+    scene.site.lay_addresses(port, "port")?;
+    scene.site.lay_default(port, "port", port.metric)?;
+    for moment in scene.moves_to("port", back, SOON + SOON)? {
+        assert!(moment >= back + Duration::from_secs(3), "back after {:?}", moment.since(back));
+    }
+    scene.finish()?;
+    Ok(())
+}
+
+fn ordinary_made_anew() -> Outcome {
+    let scene = Scene::begin(Site::new()?, "return_after = \"3s\"")?;
+    scene.leads_to("mgmt")?;
+    let mgmt = &scene.site.mgmt;
+    let fault = scene.site.unplug(mgmt)?;
+    scene.moves_to("port", fault, SOON)?;
+    let back = now();
+    scene.site.plug(mgmt)?;
+    scene.site.lay_addresses(mgmt, "mgmt")?;
+    scene.site.lay_default(mgmt, "mgmt", mgmt.metric)?;
+    scene.moves_to("mgmt", back, SOON + SOON)?;
+    let taken = scene.daemon.wait_for_log("its return", back, SOON, |line| line.contains("→ mgmt"))?.at;
+    assert!(taken >= back + Duration::from_secs(3), "back after {:?}", taken.since(back));
+    scene.finish()?;
+    Ok(())
+}
+
 fn bridge_after_start() -> Outcome {
     let scene = Scene::configured(RETURN)?;
     let site = &scene.site;
@@ -220,18 +287,42 @@ fn bridge_before_start() -> Outcome {
     let scene = Scene::begin(site, RETURN)?;
     scene.leads_to("above")?;
     assert_eq!(scene.uplink(DPU)?["interface"], "above");
-    // Something else on the bridge keeps its own carrier.
+    loses_carrier(&scene)?;
+    scene.finish_changed()?;
+    Ok(())
+}
+
+/// As after a restart of the card's firmware: the port is made anew, the bridge has kept its MAC.
+fn bridge_with_mac() -> Outcome {
+    let site = Site::builder().without_port().build()?;
+    site.worker.ip("link add above address 02:00:00:00:00:01 up type bridge forward_delay 0")?;
+    site.plug(&site.port)?;
+    site.worker.ip("link set port master above")?;
+    site.lay_addresses(&site.port, "above")?;
+    site.lay_default(&site.port, "above", site.port.metric)?;
+    let matching = "[[uplink]]\nname = \"fast\"\nmatch = { mac = \"02:00:00:00:00:01\" }";
+    let scene = Scene::begin(site, &format!("{RETURN}\n{matching}"))?;
+    scene.leads_to("above")?;
+    loses_carrier(&scene)?;
+    scene.finish_changed()?;
+    Ok(())
+}
+
+/// The port below the bridge `above` loses its carrier, while something else keeps the bridge's own.
+fn loses_carrier(scene: &Scene) -> Outcome {
     scene.site.worker.ip_batch(
         "link add guest up type veth peer name inside\n\
          link set inside up\n\
          link set guest master above\n",
     )?;
     let fault = scene.site.port.cable.carrier(End::Worker, false)?;
-    scene.moves_to("mgmt", fault, SOON)?;
+    for moment in scene.moves_to("mgmt", fault, SOON)? {
+        // Silence would be believed after patience only.
+        assert!(moment < fault + PATIENCE / 2, "moved after {:?}", moment.since(fault));
+    }
     let back = scene.site.port.cable.carrier(End::Worker, true)?;
-    returns(&scene, "above", back)?;
+    returns(scene, "above", back)?;
     scene.site.worker.ip("link delete guest")?;
-    scene.finish_changed()?;
     Ok(())
 }
 
@@ -240,18 +331,6 @@ fn bridge_before_start() -> Outcome {
 fn returns(scene: &Scene, interface: &str, since: Instant) -> Outcome {
     for moment in scene.moves_to(interface, since, SOON + SOON)? {
         assert!(moment >= since + RETURN_AFTER, "back after {:?}", moment.since(since));
-    }
-    Ok(())
-}
-
-/// Waits until the kernel takes the port's new addresses for its own: in IPv6 that is a moment later.
-fn usable(scene: &Scene) -> Outcome {
-    let end = now() + SOON;
-    while !scene.site.worker.ip("-6 address show dev port tentative")?.is_empty() {
-        if now() >= end {
-            return Err(scene.explain("an address of the port stays tentative"));
-        }
-        pass(Duration::from_millis(1));
     }
     Ok(())
 }
