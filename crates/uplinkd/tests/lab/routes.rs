@@ -31,6 +31,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a foreign default at the pin's own metric: the pin moves below", same_metric),
         trial("a foreign default that replaces the pin: it is back below", pin_replaced),
         trial("port's own default is the best: no pin but in an outage", port_is_best),
+        trial("port and management share a metric: the pin decides", tie),
+        trial("default route by a next-hop object: followed though no message tells", nexthop_object),
         trial("several default routes on the port: the best one counts", several_on_port),
         trial("gateway from a dhcp or ra route that is no default", gateway_of_another_route),
         trial("gateway from the configuration", configured_gateway),
@@ -318,6 +320,48 @@ fn port_is_best() -> Outcome {
     for family in Family::ALL {
         scene.pinned(family, "no pin", <[_]>::is_empty)?;
     }
+    scene.finish()?;
+    Ok(())
+}
+
+fn tie() -> Outcome {
+    let site = site_with_metrics(101, 100)?;
+    // IPv6 would join the two into one of several hops, which is another case.
+    site.worker.ip_batch(
+        "route delete 0.0.0.0/0 via 10.0.120.1\n\
+         route append 0.0.0.0/0 via 10.0.120.1 dev port metric 100\n",
+    )?;
+    let scene = Scene::begin(site, BRISK)?;
+    scene.leads_to("port")?;
+    scene.pinned(Family::Ipv4, "a pin", |pins| matches!(pins, [pin] if pin.metric < 100))?;
+    scene.fail_over()?;
+    scene.come_back()?;
+    scene.finish()?;
+    Ok(())
+}
+
+fn nexthop_object() -> Outcome {
+    let scene = Scene::usual()?;
+    let nexthops = |verb: &str, v4: &str, dev: &str| {
+        scene.write(&[
+            format!("nexthop {verb} id 4 via {v4} dev {dev}"),
+            format!("nexthop {verb} id 6 via fe80::1 dev {dev}"),
+        ])
+    };
+    nexthops("add", "10.0.120.1", "port")?;
+    scene.write(&["route add 0.0.0.0/0 nhid 4 metric 40", "route add ::/0 nhid 6 metric 40"])?;
+    for family in Family::ALL {
+        scene.pinned(family, "no pin", <[_]>::is_empty)?;
+    }
+    nexthops("replace", "10.0.10.1", "mgmt")?;
+    for family in Family::ALL {
+        scene.pinned(family, "a pin below 40", |pins| matches!(pins, [pin] if pin.metric < 40))?;
+    }
+    scene.leads_to("port")?;
+    let since = now();
+    scene.write(&["nexthop delete id 4", "nexthop delete id 6"])?;
+    scene.stays(Duration::from_millis(300))?;
+    assert_eq!(scene.writes(since), []);
     scene.finish()?;
     Ok(())
 }
