@@ -10,10 +10,10 @@ use crate::elect::{Candidate, Election, Move, Terms};
 use crate::event::{Answer, Input, Outcome, Output};
 use crate::judge::{Desk, Judge, Limits, Pace, Standing};
 use crate::memory::{Memory, Remembered};
-use crate::own::{Op, OwnRule, RuleForm, TABLE_MAIN_OR_PIN, probe_table};
+use crate::own::{Op, OwnRoute, OwnRule, RuleForm, TABLE_MAIN_OR_PIN, probe_table};
 use crate::plan::{Plan, ProbeWay, Wanted, current_pin, has_room_below, plan};
 use crate::policy::{Mode, Policy};
-use crate::snapshot::{Family, LinkIndex, Prefix, Snapshot};
+use crate::snapshot::{Family, Hop, LinkIndex, Prefix, Snapshot};
 use crate::status::{Aside, Cause, Change, GatewaySource, Health, Notice, Reason};
 use crate::time::Instant;
 
@@ -502,14 +502,23 @@ impl Core {
     fn wanted(&self, family: Family) -> Option<Wanted> {
         let state = self.family(family);
         let elected = state.election.elected()?;
-        let (_, path) =
+        let (key, path) =
             paths(&self.uplinks).find(|(key, _)| key.family == family && key.uplink == elected)?;
-        Some(Wanted {
-            hop: path.hop.clone()?,
-            attributes: path.attributes.clone(),
-            keep_only: matches!(path.way, Way::Broken(_)),
-            below: state.lowest,
-        })
+        let hop = path.hop.clone()?;
+        let (hop, attributes) = match self.pin_before(&key, &hop) {
+            Some(pin) => (pin.hop().clone(), pin.attributes().clone()),
+            None => (hop, path.attributes.clone()),
+        };
+        Some(Wanted { hop, attributes, keep_only: matches!(path.way, Way::Broken(_)), below: state.lowest })
+    }
+
+    /// The pin by the gateway that a path had before, while the one it has now never answered: the
+    /// route moves to nothing less proven.
+    fn pin_before(&self, key: &PathKey, hop: &Hop) -> Option<OwnRoute> {
+        let judge = self.judges.get(key)?;
+        let unproven = matches!(judge.way(), Way::Gateway { .. }) && judge.last_answer().is_none();
+        let pin = current_pin(self.snapshot.as_ref()?, key.family).filter(|_| unproven)?;
+        (pin.hop().link == hop.link && pin.hop() != hop).then_some(pin)
     }
 
     fn probe_ways(&self, family: Family) -> Vec<ProbeWay> {

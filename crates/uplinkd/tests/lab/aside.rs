@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 use uplink_core::snapshot::Family;
-use uplink_lab::{End, Fault, INTERNET6, Site, now};
+use uplink_lab::{End, Fault, INTERNET6, Site, Uplink, now};
 
 use crate::scene::{BRISK, Outcome, PCI, SOON, Scene, defaults, trial};
 
@@ -14,10 +14,12 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("unreachable default: the daemon stands aside until it is gone", || refused("unreachable")),
         trial("blackhole default: the daemon stands aside until it is gone", || refused("blackhole")),
         trial("unreachable default as the last resort: it does not matter", last_resort),
+        trial("unreachable default and configured uplinks: steered all the same", configured),
         trial("multipath default: the daemon stands aside until it is gone", multipath),
         trial("default through a tun: left alone until it is gone", tunnel),
         trial("default through a tun that is not the best: it does not matter", worse_tunnel),
         trial("default dev X: no rival of a silent port, but of one without carrier", link_only),
+        trial("default dev port: judged by its link alone", link_only_port),
         trial("on-link gateway outside every subnet", onlink),
         trial("mtu, advmss, preferred source: the pin copies and follows them", attributes),
     ]
@@ -71,6 +73,24 @@ fn last_resort() -> Outcome {
     Ok(())
 }
 
+fn configured() -> Outcome {
+    let uplink = "[[uplink]]\nname = \"dpu\"\nmatch = { interface = \"port\" }\n";
+    let mut scene = Scene::begin(Site::new()?, &format!("{BRISK}{uplink}"))?;
+    scene.leads_to("port")?;
+    scene.write(&["route add unreachable 0.0.0.0/0 metric 50", "route add unreachable ::/0 metric 50"])?;
+    for family in Family::ALL {
+        scene.pinned(family, "a pin below", |pins| matches!(pins, [pin] if pin.metric < 50))?;
+    }
+    scene.leads_to("port")?;
+    // What failed until then is the other program's doing.
+    let failed = scene.lookups.report().failed;
+    scene.fail_over()?;
+    scene.come_back()?;
+    assert_eq!(scene.lookups.report().failed, failed);
+    let expected = scene.foreign()?;
+    scene.stop_with(&expected)
+}
+
 fn multipath() -> Outcome {
     let scene = Scene::usual()?;
     let since = now();
@@ -114,15 +134,15 @@ fn worse_tunnel() -> Outcome {
     Ok(())
 }
 
-/// Management's gateway answers for everything behind it.
-fn proxy(site: &Site) -> Outcome {
-    site.mgmt.gateway.sysctls(&[
+/// An uplink's gateway answers for everything behind it.
+fn proxy(uplink: &Uplink) -> Outcome {
+    uplink.gateway.sysctls(&[
         ("net/ipv4/conf/lan/proxy_arp", "1"),
         ("net/ipv4/neigh/lan/proxy_delay", "0"),
         ("net/ipv6/conf/lan/proxy_ndp", "1"),
         ("net/ipv6/neigh/lan/proxy_delay", "0"),
     ])?;
-    site.mgmt.gateway.ip(&format!("neighbour add proxy {INTERNET6} dev lan"))?;
+    uplink.gateway.ip(&format!("neighbour add proxy {INTERNET6} dev lan"))?;
     Ok(())
 }
 
@@ -130,7 +150,7 @@ fn link_only() -> Outcome {
     let site = Site::builder().without_default_routes().build()?;
     site.worker.give_pci("port", PCI)?;
     site.lay_default(&site.port, "port", 101)?;
-    proxy(&site)?;
+    proxy(&site.mgmt)?;
     site.worker.ip_batch("route add 0.0.0.0/0 dev mgmt metric 200\nroute add ::/0 dev mgmt metric 200\n")?;
     let scene = Scene::begin(site, BRISK)?;
     scene.leads_to("port")?;
@@ -150,6 +170,25 @@ fn link_only() -> Outcome {
     }
     scene.site.port.cable.carrier(End::Worker, true)?;
     scene.come_back()?;
+    scene.finish()?;
+    Ok(())
+}
+
+fn link_only_port() -> Outcome {
+    let site = Site::builder().without_default_routes().build()?;
+    site.worker.give_pci("port", PCI)?;
+    site.lay_default(&site.mgmt, "mgmt", 100)?;
+    proxy(&site.port)?;
+    site.worker.ip_batch("route add 0.0.0.0/0 dev port metric 101\nroute add ::/0 dev port metric 101\n")?;
+    let scene = Scene::begin(site, BRISK)?;
+    scene.leads_to("port")?;
+    for stream in &scene.streams {
+        stream.wait_for_arrival(now(), SOON)?;
+    }
+    let lost = scene.site.port.cable.carrier(End::Worker, false)?;
+    scene.moves_to("mgmt", lost, SOON)?;
+    let back = scene.site.port.cable.carrier(End::Worker, true)?;
+    scene.moves_to("port", back, SOON)?;
     scene.finish()?;
     Ok(())
 }
