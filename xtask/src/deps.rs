@@ -5,8 +5,14 @@ use std::env;
 
 use crate::run::{Failure, cargo, program};
 
-/// Programs that tests and demo run, and the Debian packages that have them.
-const PROGRAMS: [(&str, &str); 2] = [("ip", "iproute2"), ("nft", "nftables")];
+/// A program and the Debian package that has it.
+type Needed = (&'static str, &'static str);
+
+/// Programs that the demo runs.
+pub(crate) const FOR_DEMO: [Needed; 1] = [("ip", "iproute2")];
+
+/// Programs that the tests run.
+pub(crate) const FOR_TESTS: [Needed; 2] = [("ip", "iproute2"), ("nft", "nftables")];
 
 /// All that the core may depend on: serde, and what its derive macros are built from. None of it
 /// does I/O, reads a clock or starts a thread, so the core cannot either, but for the standard
@@ -15,8 +21,8 @@ const CORE_MAY_USE: [&str; 8] =
     ["proc-macro2", "quote", "serde", "serde_core", "serde_derive", "syn", "unicode-ident", "uplink-core"];
 
 /// Installs the programs that are missing where that is possible, else names them.
-pub(crate) fn programs() -> Result<(), Failure> {
-    let missing = missing();
+pub(crate) fn programs(needed: &[Needed]) -> Result<(), Failure> {
+    let missing = missing(needed);
     if missing.is_empty() {
         return Ok(());
     }
@@ -35,8 +41,8 @@ pub(crate) fn programs() -> Result<(), Failure> {
 }
 
 /// Packages of programs that are not on the path.
-fn missing() -> Vec<&'static str> {
-    PROGRAMS.into_iter().filter(|(name, _)| !on_path(name)).map(|(_, package)| package).collect()
+fn missing(needed: &[Needed]) -> Vec<&'static str> {
+    needed.iter().filter(|(name, _)| !on_path(name)).map(|&(_, package)| package).collect()
 }
 
 /// Whether a program can be run. Administrators' folders are often not on the path of a user.

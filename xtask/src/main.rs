@@ -10,12 +10,11 @@
 mod deps;
 mod run;
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::run::{Failure, cargo, step};
+use crate::run::{Failure, cargo, program, step};
 
 /// The project's commands.
 #[derive(Parser)]
@@ -29,11 +28,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Task {
     /// Show the daemon at work: a worker with two uplinks, faults, and what was lost; about a minute
-    Demo {
-        /// Passed on to the demo
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        options: Vec<OsString>,
-    },
+    Demo,
     /// Install or name what is missing, then run every check and every test
     Test,
     /// Install or name the programs that tests and demo need
@@ -42,9 +37,9 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Task::Demo { options } => demo(options),
+        Task::Demo => demo(),
         Task::Test => test(),
-        Task::InstallDeps => step("programs that tests need", deps::programs),
+        Task::InstallDeps => step("programs that tests need", || deps::programs(&deps::FOR_TESTS)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -56,17 +51,19 @@ fn main() -> ExitCode {
 }
 
 /// Builds the real daemon and the demo with optimisation, and runs the demo.
-fn demo(options: Vec<OsString>) -> Result<(), Failure> {
-    step("programs that the demo needs", deps::programs)?;
-    step("build", || {
+fn demo() -> Result<(), Failure> {
+    step("programs that the demo needs", || deps::programs(&deps::FOR_DEMO))?;
+    step("build with optimisation, which takes some minutes the first time", || {
         cargo(["build", "--release", "-p", "uplinkd", "-p", "uplinkctl", "-p", "uplink-lab"]).run()
     })?;
-    cargo(["run", "--quiet", "--release", "-p", "uplink-lab", "--bin", "demo", "--"]).args(options).run()
+    let built = run::release()?;
+    let [demo, daemon, client] = ["demo", "uplinkd", "uplinkctl"].map(|name| built.join(name));
+    program(demo, []).args([daemon, client]).run()
 }
 
 /// Every check and every test; what is quick to fail comes first.
 fn test() -> Result<(), Failure> {
-    step("programs that tests need", deps::programs)?;
+    step("programs that tests need", || deps::programs(&deps::FOR_TESTS))?;
     step("format", || cargo(["fmt", "--all", "--check"]).run())?;
     step("the core does no I/O", deps::core_is_pure)?;
     step("build", || cargo(["build", "--workspace", "--all-targets"]).run())?;

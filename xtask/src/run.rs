@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::Instant;
 
@@ -35,6 +36,16 @@ pub(crate) fn step(name: &str, work: impl FnOnce() -> Result<(), Failure>) -> Re
     let verdict = if result.is_ok() { "done" } else { "FAILED" };
     println!("==> {name}: {verdict} in {:.1} s", start.elapsed().as_secs_f64());
     result
+}
+
+/// Where programs built with `--release` are: beside the folder that this program is in, wherever
+/// cargo is told to build.
+pub(crate) fn release() -> Result<PathBuf, Failure> {
+    let own =
+        std::env::current_exe().map_err(|error| Failure::Other(format!("failed to find myself: {error}")))?;
+    own.parent()
+        .map(|folder| folder.with_file_name("release"))
+        .ok_or_else(|| Failure::Other(format!("{} is in no folder", own.display())))
 }
 
 /// A program and its arguments.

@@ -10,10 +10,10 @@ use crate::elect::{Candidate, Election, Move, Terms};
 use crate::event::{Answer, Input, Outcome, Output};
 use crate::judge::{Desk, Judge, Limits, Pace, Standing};
 use crate::memory::{Memory, Remembered};
-use crate::own::{Op, OwnRule, RuleForm, TABLE_MAIN_OR_PIN, probe_table};
-use crate::plan::{Plan, ProbeWay, Wanted, plan};
+use crate::own::{Op, OwnRoute, OwnRule, RuleForm, TABLE_MAIN_OR_PIN, probe_table};
+use crate::plan::{Plan, ProbeWay, Wanted, current_pin, has_room_below, plan};
 use crate::policy::{Mode, Policy};
-use crate::snapshot::{Family, LinkIndex, Prefix, Snapshot};
+use crate::snapshot::{Family, Hop, LinkIndex, Prefix, Snapshot};
 use crate::status::{Aside, Cause, Change, GatewaySource, Health, Notice, Reason};
 use crate::time::Instant;
 
@@ -70,6 +70,8 @@ struct FamilyState {
     election: Election,
     contest: Contest,
     aside: Option<Aside>,
+    /// The lowest metric with room below that a foreign default route was seen with.
+    lowest: Option<u32>,
     /// The operations that would have been written last, while nothing is written.
     dry: Vec<Op>,
 }
@@ -130,6 +132,7 @@ impl Core {
                 election: Election::new(None, start.now),
                 contest: Contest::default(),
                 aside: None,
+                lowest: None,
                 dry: Vec::new(),
             }),
             desk: Desk::new(start.machine ^ start.now.as_nanos()),
@@ -169,10 +172,6 @@ impl Core {
     /// What the next process should know.
     #[must_use]
     pub fn memory(&self) -> Memory {
-        let elected = self
-            .families
-            .iter()
-            .filter_map(|state| Some((state.family, state.election.elected()?.to_owned())));
         let fallen = self.judges.iter().filter(|(_, judge)| !judge.comeback().falls().is_empty());
         let fallen = fallen.map(|(key, judge)| Remembered {
             uplink: key.uplink.clone(),
@@ -185,12 +184,7 @@ impl Core {
             self.judges.contains_key(&PathKey { uplink: path.uplink.clone(), family: path.family })
         };
         let unseen = self.memory.paths.iter().filter(|path| !seen(path)).cloned();
-        Memory {
-            boot_id: self.boot_id.clone(),
-            ready: self.ready,
-            elected: elected.collect(),
-            paths: fallen.chain(unseen).collect(),
-        }
+        Memory { boot_id: self.boot_id.clone(), ready: self.ready, paths: fallen.chain(unseen).collect() }
     }
 
     /// Notices whether we come late, and tells the awake time.
@@ -198,8 +192,10 @@ impl Core {
         let late = real.since(self.clock.deadline);
         if late > self.policy.patience / 16 {
             self.clock.asleep += late;
-            self.judges.values_mut().for_each(Judge::void);
+            // Short of a probe's own limit, every answer still waits to be read: time stood still, and
+            // that is all. To void the questions then would cost a busy machine its patience.
             if late >= self.policy.patience / 4 {
+                self.judges.values_mut().for_each(Judge::void);
                 let now = self.clock.awake(real);
                 self.tell(Notice::Asleep(late), now);
             }
@@ -275,6 +271,10 @@ impl Core {
         let Some(snapshot) = &self.snapshot else { return };
         self.stale = false;
         let uplinks = discover(snapshot, &self.policy, &self.hints());
+        for state in &mut self.families {
+            let metrics = foreign_defaults(snapshot, state.family).map(|route| route.metric);
+            state.lowest = state.lowest.into_iter().chain(metrics.filter(|m| has_room_below(*m))).min();
+        }
         self.desk.retain(|link| snapshot.links.contains_key(&link));
         let before = std::mem::replace(&mut self.uplinks, uplinks);
         self.tell_uplinks(&before, now);
@@ -293,9 +293,10 @@ impl Core {
         for key in vanished {
             self.judges.get_mut(&key).into_iter().for_each(Judge::vanished);
         }
-        // What never fell and is gone leaves nothing to remember.
-        let present: Vec<PathKey> = paths(&self.uplinks).map(|(key, _)| key).collect();
-        self.judges.retain(|key, judge| present.contains(key) || !judge.comeback().falls().is_empty());
+        // What never fell and is gone leaves nothing to remember; what is elected falls right now.
+        let mut kept: Vec<PathKey> = paths(&self.uplinks).map(|(key, _)| key).collect();
+        kept.extend(self.elected());
+        self.judges.retain(|key, judge| kept.contains(key) || !judge.comeback().falls().is_empty());
     }
 
     /// What works and may be gone from the kernel's table for the moment of a renewal.
@@ -303,34 +304,34 @@ impl Core {
         let gateways = paths(&self.uplinks).filter_map(|(key, path)| {
             // Only a router withdraws what it advertised, and it does so on purpose.
             let lasting = path.learned.is_some_and(|learned| learned != GatewaySource::Advertisement);
-            let worked = self.judges.get(&key)?.last_answer().is_some();
+            // What is remembered stays so while it is asked anew, from another address.
+            let remembered = path.learned == Some(GatewaySource::Memory);
+            let worked = self.judges.get(&key)?.last_answer().is_some() || remembered;
             let hop = path.hop.clone().filter(|_| lasting && worked)?;
             Some((key, hop, path.attributes.clone()))
         });
-        let elected = self.families.iter().filter_map(|state| {
-            Some(PathKey { uplink: state.election.elected()?.to_owned(), family: state.family })
-        });
-        Hints { gateways: gateways.collect(), elected: elected.collect() }
+        Hints { gateways: gateways.collect(), elected: self.elected().collect() }
     }
 
-    /// What the process before decided stands: by its memory, or by the pin it left.
+    /// The elected paths.
+    fn elected(&self) -> impl Iterator<Item = PathKey> {
+        self.families.iter().filter_map(|state| {
+            Some(PathKey { uplink: state.election.elected()?.to_owned(), family: state.family })
+        })
+    }
+
+    /// What the process before decided stands as the kernel has it: by the pin that it left, or, if
+    /// it had decided, by the foreign route that made a pin needless.
     fn take_over(&mut self, now: Instant) {
         let Some(snapshot) = &self.snapshot else { return };
         for state in &mut self.families {
             let family = state.family;
-            let remembered =
-                self.memory.elected.iter().find(|(f, _)| *f == family).map(|(_, name)| name.clone());
-            let pinned = || {
-                let pins: Vec<_> = own_defaults(snapshot, family)
-                    .filter(|pin| TABLE_MAIN_OR_PIN.contains(&pin.table()))
-                    .collect();
-                let hop = pins.iter().min_by_key(|pin| pin.metric())?.hop();
-                let found = paths(&self.uplinks)
-                    .find(|(key, path)| key.family == family && path.hop.as_ref() == Some(hop));
-                found.map(|(key, _)| key.uplink)
-            };
-            if let Some(name) = remembered.or_else(pinned) {
-                state.election = Election::new(Some(name), now);
+            let pin = current_pin(snapshot, family).map(|pin| pin.hop().clone());
+            let foreign = || foreign_defaults(snapshot, family).next()?.single_hop().cloned();
+            let hop = if self.memory.ready { pin.or_else(foreign) } else { pin };
+            let elected = paths(&self.uplinks).find(|(key, path)| key.family == family && path.hop == hop);
+            if let Some((key, _)) = elected.filter(|_| hop.is_some()) {
+                state.election = Election::new(Some(key.uplink), now);
             }
         }
     }
@@ -499,14 +500,25 @@ impl Core {
     }
 
     fn wanted(&self, family: Family) -> Option<Wanted> {
-        let elected = self.family(family).election.elected()?;
-        let (_, path) =
+        let state = self.family(family);
+        let elected = state.election.elected()?;
+        let (key, path) =
             paths(&self.uplinks).find(|(key, _)| key.family == family && key.uplink == elected)?;
-        Some(Wanted {
-            hop: path.hop.clone()?,
-            attributes: path.attributes.clone(),
-            keep_only: matches!(path.way, Way::Broken(_)),
-        })
+        let hop = path.hop.clone()?;
+        let (hop, attributes) = match self.pin_before(&key, &hop) {
+            Some(pin) => (pin.hop().clone(), pin.attributes().clone()),
+            None => (hop, path.attributes.clone()),
+        };
+        Some(Wanted { hop, attributes, keep_only: matches!(path.way, Way::Broken(_)), below: state.lowest })
+    }
+
+    /// The pin by the gateway that a path had before, while the one it has now never answered: the
+    /// route moves to nothing less proven.
+    fn pin_before(&self, key: &PathKey, hop: &Hop) -> Option<OwnRoute> {
+        let judge = self.judges.get(key)?;
+        let unproven = matches!(judge.way(), Way::Gateway { .. }) && judge.last_answer().is_none();
+        let pin = current_pin(self.snapshot.as_ref()?, key.family).filter(|_| unproven)?;
+        (pin.hop().link == hop.link && pin.hop() != hop).then_some(pin)
     }
 
     fn probe_ways(&self, family: Family) -> Vec<ProbeWay> {

@@ -196,8 +196,12 @@ fn configured<'a>(
     if let Match::Pci(address) = &entry.matching {
         claimed.ports.insert(*address);
     }
+    let mut matching: Vec<&Link> =
+        snapshot.links.values().filter(|link| is_match(&entry.matching, link)).collect();
+    // A bridge or bond often has the MAC of its port, and can be the older of the two.
+    matching.sort_by_key(|link| matches!(link.kind, LinkKind::Bridge | LinkKind::Bond));
     let mut any = false;
-    for link in snapshot.links.values().filter(|link| is_match(&entry.matching, link)) {
+    for link in matching {
         if claimed.links.contains(&link.index) || claimed.links.contains(&upper(snapshot, link).index) {
             continue;
         }
@@ -422,11 +426,10 @@ fn find_gateway(
     let (hop, attributes) = hints.of(&candidate.name, family)?;
     let gateway = hop.gateway?;
     let still_here = hop.link == link.index && (on_link(snapshot, link.index, gateway) || attributes.onlink);
-    still_here.then(|| FoundGateway {
-        hop: hop.clone(),
-        attributes: attributes.clone(),
-        learned: GatewaySource::Memory,
-    })
+    // The route may be gone because the address is that it preferred.
+    let ours = |source: &IpAddr| snapshot.addresses.iter().any(|address| address.prefix.address == *source);
+    let attributes = Attributes { source: attributes.source.filter(ours), ..attributes.clone() };
+    still_here.then(|| FoundGateway { hop: hop.clone(), attributes, learned: GatewaySource::Memory })
 }
 
 fn source_of(route: &Route, otherwise: GatewaySource) -> GatewaySource {
@@ -528,5 +531,5 @@ fn is_representor(port: &PciPort) -> bool {
 
 /// The own default routes in the snapshot.
 pub fn own_defaults(snapshot: &Snapshot, family: Family) -> impl Iterator<Item = OwnRoute> + '_ {
-    snapshot.routes.iter().filter(move |route| route.family == family).filter_map(OwnRoute::claim)
+    snapshot.routes.iter().filter(move |route| route.family == family).flat_map(OwnRoute::legs)
 }

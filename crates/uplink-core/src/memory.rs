@@ -1,4 +1,5 @@
-//! What survives a restart within one boot: the elections and the damping.
+//! What survives a restart within one boot, beside what the kernel's table says: that READY was
+//! told, and the damping.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,13 +10,11 @@ use crate::time::Instant;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Memory {
-    /// The boot that `elected`, `ready`, `falls` and the moments belong to
+    /// The boot that everything here belongs to
     /// (`/proc/sys/kernel/random/boot_id`); in another boot they mean nothing.
     pub boot_id: String,
     /// READY was told in this boot.
     pub ready: bool,
-    /// The elected uplink of each family.
-    pub elected: Vec<(Family, String)>,
     /// What is known of each path.
     pub paths: Vec<Remembered>,
 }

@@ -74,16 +74,30 @@ impl OwnRoute {
     /// The route as ours, if it carries our protocol number and has the form that we make.
     #[must_use]
     pub fn claim(route: &Route) -> Option<Self> {
+        match Self::legs(route).as_slice() {
+            [leg] => Some(leg.clone()),
+            _ => None,
+        }
+    }
+
+    /// The route as ours, hop by hop. It has several where IPv6 joined ours with a route that another
+    /// program appended at the same metric: deleting names the protocol, which the kernel keeps for
+    /// each hop, so that only ours can go.
+    #[must_use]
+    pub fn legs(route: &Route) -> Vec<Self> {
         let ours =
             route.protocol == protocol::UPLINKD && route.is_default() && route.metric > 0 && route.tos == 0;
-        let hop = route.single_hop().filter(|_| ours && route.kind == RouteKind::Unicast)?.clone();
-        Some(Self {
+        if !ours || route.kind != RouteKind::Unicast {
+            return Vec::new();
+        }
+        let leg = |hop: &Hop| Self {
             family: route.family,
             table: route.table,
             metric: route.metric,
-            hop,
+            hop: hop.clone(),
             attributes: route.attributes.clone(),
-        })
+        };
+        route.hops.iter().map(leg).collect()
     }
 
     /// Its family.

@@ -24,6 +24,9 @@ pub struct Wanted {
     pub attributes: Attributes,
     /// The path cannot be used now: a pin that leads there stays, but none is made.
     pub keep_only: bool,
+    /// The lowest metric with room below that a foreign default route was ever seen with. Its owner
+    /// may be about to lay it anew, and must not find its place taken.
+    pub below: Option<u32>,
 }
 
 /// A target that is to be asked by a path's own way.
@@ -63,20 +66,24 @@ pub fn plan(
     let aside = table.aside(snapshot, policy);
     let wanted = wanted.filter(|_| aside.is_none());
     match wanted {
-        Some(wanted) if !table.foreign_lead_to(&wanted.hop) => match table.placement(policy.placement) {
-            Some(Place::Main(free)) => {
-                ops.extend(table.pin(wanted, TABLE_MAIN, free));
-                // The way back from `table`: our rules go only when main leads where they do.
-                ops.extend(table.remove_rules());
-                ops.extend(table.remove(TABLE_PIN));
+        // A pin that leads there already stays when others come to lead there, too: one of them may be
+        // gone for the moment of a renewal only.
+        Some(wanted) if !table.foreign_lead_to(&wanted.hop) || table.pinned_to(&wanted.hop) => {
+            match table.placement(policy.placement, wanted.below) {
+                Some(Place::Main(free)) => {
+                    ops.extend(table.pin(wanted, TABLE_MAIN, free));
+                    // The way back from `table`: our rules go only when main leads where they do.
+                    ops.extend(table.remove_rules());
+                    ops.extend(table.remove(TABLE_PIN));
+                }
+                Some(Place::Table) => {
+                    ops.extend(table.pin(wanted, TABLE_PIN, [1, 2]));
+                    ops.extend(table.add_rules());
+                    ops.extend(table.remove(TABLE_MAIN));
+                }
+                None => return Plan { ops, aside: Some(Aside::NoRoom) },
             }
-            Some(Place::Table) => {
-                ops.extend(table.pin(wanted, TABLE_PIN, [1, 2]));
-                ops.extend(table.add_rules());
-                ops.extend(table.remove(TABLE_MAIN));
-            }
-            None => return Plan { ops, aside: Some(Aside::NoRoom) },
-        },
+        }
         Some(_) | None => {
             ops.extend(table.remove_rules());
             ops.extend(table.remove(TABLE_PIN));
@@ -101,6 +108,8 @@ struct Table<'a> {
     foreign: Vec<&'a Route>,
     /// Own routes in the main table and the pin's table.
     pins: Vec<OwnRoute>,
+    /// The metric of a pin that the kernel joined a foreign route with.
+    shared: Option<u32>,
     rules: Vec<OwnRule>,
 }
 
@@ -120,6 +129,7 @@ impl<'a> Table<'a> {
             pins: own_defaults(snapshot, family)
                 .filter(|route| matches!(route.table(), TABLE_MAIN | TABLE_PIN))
                 .collect(),
+            shared: shared_metric(snapshot, family),
             rules: rules.collect(),
         }
     }
@@ -148,9 +158,23 @@ impl<'a> Table<'a> {
         equals.into_iter().all(|route| route.single_hop() == Some(hop))
     }
 
-    fn placement(&self, placement: Placement) -> Option<Place> {
-        let lowest = self.foreign.first().map_or(USUAL_METRIC, |route| route.metric);
-        let main = (lowest >= 3).then(|| Place::Main([lowest - 1, lowest - 2]));
+    /// Whether a pin that outranks the foreign routes leads where it should.
+    fn pinned_to(&self, hop: &Hop) -> bool {
+        let outranks = |pin: &OwnRoute| {
+            pin.table() == TABLE_PIN || self.lowest().is_none_or(|lowest| pin.metric() < lowest)
+        };
+        self.pins.iter().any(|pin| pin.hop() == hop && outranks(pin))
+    }
+
+    /// The lowest metric in the main table that a foreign default route stands at.
+    fn lowest(&self) -> Option<u32> {
+        self.foreign.first().map(|route| route.metric).into_iter().chain(self.shared).min()
+    }
+
+    fn placement(&self, placement: Placement, below: Option<u32>) -> Option<Place> {
+        let lowest = self.lowest().unwrap_or(USUAL_METRIC);
+        let lowest = below.map_or(lowest, |below| lowest.min(below));
+        let main = has_room_below(lowest).then(|| Place::Main([lowest - 1, lowest - 2]));
         // What outranks every metric already need not move because the metrics changed.
         let in_table = self.rules.iter().any(|rule| rule.form() == RuleForm::Pin)
             && self.pins.iter().any(|pin| pin.table() == TABLE_PIN);
@@ -224,6 +248,24 @@ impl<'a> Table<'a> {
     fn remove(&self, table: u32) -> Vec<Op> {
         self.pins.iter().filter(|pin| pin.table() == table).cloned().map(Op::DeleteRoute).collect()
     }
+}
+
+/// Whether two metrics below this one can be ours, neither of them 0.
+pub(crate) const fn has_room_below(metric: u32) -> bool {
+    metric >= 3
+}
+
+/// IPv6 joins a route that is appended at our pin's metric with it into one of several hops: the
+/// metric is a foreign route's, too.
+fn shared_metric(snapshot: &Snapshot, family: Family) -> Option<u32> {
+    let joined = |route: &&Route| route.family == family && OwnRoute::legs(route).len() > 1;
+    snapshot
+        .routes
+        .iter()
+        .filter(|route| route.table == TABLE_MAIN)
+        .filter(joined)
+        .map(|route| route.metric)
+        .min()
 }
 
 fn delete(pins: Vec<&OwnRoute>) -> Vec<Op> {

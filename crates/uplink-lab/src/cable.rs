@@ -179,13 +179,11 @@ impl Cable {
         if let Some(old) = relay.take() {
             old.end();
         }
-        let sockets = self.wire.run(|| {
-            let open = |end: End| sys::packet_socket(end.inside());
-            Some((open(End::Worker).ok()?, open(End::Gateway).ok()?))
-        });
-        let Some((worker, gateway)) = sockets else {
+        let sockets = self.wire.run(|| End::BOTH.map(open));
+        let [Some(worker), Some(gateway)] = sockets.map(Result::transpose) else {
             return Ok(()); // an end is not plugged
         };
+        let (worker, gateway) = (worker?, gateway?);
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).doing("make an eventfd for a cable")?);
         let (shared, stopped) = (Arc::clone(&self.shared), Arc::clone(&stop));
         let thread = self.wire.thread("relay", move || {
@@ -224,6 +222,15 @@ impl Shared {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Opens an end from inside the cable; none if it is not plugged.
+fn open(end: End) -> Result<Option<OwnedFd>> {
+    match sys::packet_socket(end.inside()) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(None),
+        Err(error) => Err(error).doing("open a packet socket inside a cable"),
+    }
 }
 
 /// Carries frames both ways until told to stop.

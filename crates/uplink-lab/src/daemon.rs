@@ -104,6 +104,7 @@ pub struct Daemon {
     child: Child,
     started: Instant,
     socket: PathBuf,
+    config: PathBuf,
     log: Arc<Record<String>>,
     notes: Arc<Record<String>>,
     notify: UnixDatagram,
@@ -222,6 +223,16 @@ impl Daemon {
         Ok(moment)
     }
 
+    /// Writes another configuration and lets it be read again, if it was started with one; gives the
+    /// moment right before the signal.
+    ///
+    /// # Errors
+    /// If it cannot be written, or the daemon has ended.
+    pub fn reload(&self, toml: &str) -> Result<Instant> {
+        fs::write(&self.config, toml).doing(format!("write {CONFIG}"))?;
+        self.signal(Signal::SIGHUP)
+    }
+
     /// Keeps it from running for so long, and gives the moment when it could go on.
     ///
     /// # Errors
@@ -312,6 +323,7 @@ impl Daemon {
             child,
             started,
             socket: host.path(SOCKET),
+            config: host.path(CONFIG),
             log,
             notes,
             notify,
@@ -357,7 +369,7 @@ impl Drop for Daemon {
 }
 
 fn read_lines(stream: impl Read, log: &Record<String>) {
-    for line in BufReader::new(stream).lines().map_while(|line| line.ok()) {
+    for line in BufReader::new(stream).lines().map_while(std::result::Result::ok) {
         log.push(line);
     }
 }

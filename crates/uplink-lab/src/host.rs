@@ -41,7 +41,7 @@ impl Host {
     pub fn new(name: &str) -> Result<Self> {
         Self::start(name, || {
             own_mounts()?;
-            Ok(sys::set_up("lo", true).doing("set lo up")?)
+            sys::set_up("lo", true).doing("set lo up")
         })
     }
 
@@ -101,7 +101,7 @@ impl Host {
     /// # Errors
     /// If it cannot be started, or fails.
     pub fn command<S: AsRef<OsStr>>(&self, program: &str, arguments: &[S]) -> Result<String> {
-        let mut command = Command::new(program);
+        let mut command = tool(program);
         command.args(arguments);
         self.finish(command, String::new())
     }
@@ -120,7 +120,7 @@ impl Host {
     /// # Errors
     /// What `ip` says.
     pub fn ip_batch(&self, lines: &str) -> Result<()> {
-        let mut command = Command::new("ip");
+        let mut command = tool("ip");
         command.args(["-batch", "-"]);
         self.finish(command, lines.to_owned()).map(drop)
     }
@@ -211,7 +211,9 @@ impl Host {
     }
 
     fn finish(&self, mut command: Command, input: String) -> Result<String> {
-        let line = format!("{command:?} on {}", self.name);
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let words: Vec<_> = words.map(OsStr::to_string_lossy).collect();
+        let line = format!("{} on {}", words.join(" "), self.name);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.run(move || command.spawn()).doing(format!("start {line}; is it installed?"))?;
         if let Some(mut stdin) = child.stdin.take() {
@@ -238,6 +240,16 @@ impl Drop for Host {
             let _ = thread.join();
         }
     }
+}
+
+/// A program that is looked for in the folders of the system's tools too, which are not in every
+/// user's `PATH`.
+#[must_use]
+pub fn tool(program: &str) -> Command {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new(program);
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    command
 }
 
 /// A program that runs on a host, killed when dropped (or when the host ends).

@@ -3,6 +3,7 @@
 //!
 //! Call [`enter`] first in `main`; then build a [`Site`], break it, and measure.
 
+mod advertise;
 mod cable;
 mod changes;
 mod clock;
@@ -21,6 +22,7 @@ mod site;
 mod stream;
 mod sys;
 
+pub use advertise::{Advertisement, RouterPreference};
 pub use cable::{Cable, End, Traffic};
 pub use changes::{Change, Changes, Rule};
 pub use clock::{Lag, Lateness, Load, now, pass, sleep_until};
@@ -29,7 +31,7 @@ pub use enter::enter;
 pub use error::{Error, Result};
 pub use fault::Fault;
 pub use flow::{Flow, FlowReport};
-pub use host::{Child, Host};
+pub use host::{Child, Host, tool};
 pub use kernel::Route;
 pub use lookups::{LookupReport, Lookups, Way};
 pub use pci::PciFunction;

@@ -10,11 +10,14 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
 
 use crate::cable::{Cable, End};
+use crate::clock::{now, pass};
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::kernel::Route;
 
 /// The internet's address in IPv4.
 pub const INTERNET4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
@@ -102,6 +105,9 @@ impl SiteBuilder {
     pub fn build(self) -> Result<Site> {
         let internet = Host::new("internet")?;
         internet.sysctls(QUIET)?;
+        // Its answers that come out of one gateway find their way to the worker by the other.
+        internet.sysctls(FORWARDING)?;
+        internet.sysctl("net/ipv4/conf/all/accept_local", "1")?;
         let switch = self.one_subnet.then(switch).transpose()?;
         let port = PORT.build(&internet, switch.as_ref())?;
         let mgmt = if self.one_subnet { MGMT_BESIDE_PORT } else { MGMT };
@@ -156,7 +162,8 @@ impl Site {
         uplink.cable.unplug(End::Worker)
     }
 
-    /// Gives an interface of the worker the uplink's addresses.
+    /// Gives an interface of the worker the uplink's addresses, and waits until the kernel has them
+    /// in use: those of IPv6 it takes a moment later.
     ///
     /// # Errors
     /// What `ip` says.
@@ -165,7 +172,8 @@ impl Site {
         self.worker.ip_batch(&format!(
             "address add {v4}/24 dev {interface}\n\
              address add {v6}/64 dev {interface} nodad\n"
-        ))
+        ))?;
+        self.await_address(v6)
     }
 
     /// Gives the worker default routes of protocol `dhcp` through an interface to the uplink's
@@ -179,6 +187,26 @@ impl Site {
             "route add 0.0.0.0/0 via {v4} dev {interface} proto 16 metric {metric}\n\
              route add ::/0 via {v6} dev {interface} proto 16 metric {metric}\n"
         ))
+    }
+
+    /// Waits until an IPv6 address of the worker can be used: the kernel adds its local route a moment
+    /// after the address.
+    ///
+    /// # Errors
+    /// If it does not within a few seconds.
+    pub fn await_address(&self, address: Ipv6Addr) -> Result<()> {
+        let end = now() + READY_BOUND;
+        let is_local = |route: &Route| route.destination == address && route.length == 128;
+        while !self.worker.routes(Family::Ipv6)?.iter().any(is_local) {
+            if now() >= end {
+                return Err(Error::Late {
+                    what: format!("the local route of {address}"),
+                    bound: READY_BOUND,
+                });
+            }
+            pass(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Waits until the uplink's gateway answers the worker in both families.
@@ -250,7 +278,7 @@ const QUIET: &[(&str, &str)] = &[
     ("net/ipv6/conf/default/accept_dad", "0"),
 ];
 
-/// Settings of a gateway, beside [`QUIET`].
+/// Settings of whatever forwards, beside [`QUIET`].
 const FORWARDING: &[(&str, &str)] = &[
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv6/conf/all/forwarding", "1"),
@@ -258,8 +286,6 @@ const FORWARDING: &[(&str, &str)] = &[
     ("net/ipv6/conf/default/accept_ra", "0"),
     ("net/ipv4/conf/all/send_redirects", "0"),
     ("net/ipv4/conf/default/send_redirects", "0"),
-    // Its link-local address is the one it is given, by which faults know it.
-    ("net/ipv6/conf/default/addr_gen_mode", "1"),
 ];
 
 /// The plan of one uplink: what is known of it before anything is built.
@@ -311,6 +337,8 @@ impl Plan {
         let gateway = Host::new(&format!("gateway of {interface}"))?;
         gateway.sysctls(QUIET)?;
         gateway.sysctls(FORWARDING)?;
+        // Its only link-local address is the one it is given below, by which faults know it.
+        gateway.sysctl("net/ipv6/conf/default/addr_gen_mode", "1")?;
         let own = [gateway4.into(), gateway6.into(), gateway6_global.into()];
         let cable = Cable::new(&format!("cable of {interface}"), &own)?;
         let mac = format!("02:00:00:01:00:{:02x}", self.number);

@@ -214,10 +214,9 @@ impl Shared {
             // Noted before it is sent, because it may arrive before this thread goes on.
             let packet = Packet { due, sent: now(), refused: false, received: None };
             self.lock().packets.push(packet);
-            if socket.send_to(&number.to_be_bytes(), target).is_err() {
-                if let Some(packet) = self.lock().packets.last_mut() {
-                    packet.refused = true;
-                }
+            let refused = socket.send_to(&number.to_be_bytes(), target).is_err();
+            if let Some(packet) = self.lock().packets.last_mut() {
+                packet.refused = refused;
             }
             due = due + interval;
         }
@@ -227,9 +226,9 @@ impl Shared {
         sys::hurry();
         let mut buffer = [0; 8];
         while !self.stop_receiving.load(Ordering::Relaxed) {
-            match socket.recv(&mut buffer) {
-                Ok(8) => self.lock().arrive(u64::from_be_bytes(buffer), now()),
-                Ok(_) | Err(_) => {} // not of this stream, or nothing came
+            // Otherwise nothing came.
+            if socket.recv(&mut buffer).is_ok() {
+                self.lock().arrive(u64::from_be_bytes(buffer), now());
             }
         }
     }

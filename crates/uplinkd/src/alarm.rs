@@ -1,14 +1,15 @@
 //! The one timer: rings when the core wants to be called again.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use uplink_core::time::Instant;
+
+use crate::sys::reactor::register;
 
 /// A timer on `CLOCK_BOOTTIME`: it counts the time of a suspended host too, and rings within 0.2 ms
 /// where the runtime's own timer is 1 to 2 ms late.
@@ -26,7 +27,7 @@ impl Alarm {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = Timer(TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?);
-        Ok(Self { timer: AsyncFd::register_with_interest(timer, Interest::READABLE)?, at: Instant::NEVER })
+        Ok(Self { timer: register(timer)?, at: Instant::NEVER })
     }
 
     /// Rings at `at`, and no more at any moment set before: at once if `at` is past, never at
@@ -70,6 +71,12 @@ impl Alarm {
 
 /// The runtime asks for `AsRawFd`, which [`TimerFd`] does not have.
 struct Timer(TimerFd);
+
+impl AsFd for Timer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl AsRawFd for Timer {
     fn as_raw_fd(&self) -> RawFd {

@@ -7,18 +7,18 @@ use std::io;
 use std::net::IpAddr;
 
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
     RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteScope, RouteType, RouteVia,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::libc;
 use tracing::debug;
 use uplink_core::event::Outcome;
 use uplink_core::own::{Op, OwnRoute, OwnRule, RuleForm};
 use uplink_core::snapshot::{Attributes, Family, Prefix, protocol};
 
-use crate::netlink::{RequestError, Requests};
+use crate::netlink::{RequestError, Requests, address_family};
 
 /// Only if it is not there yet. Never `NLM_F_REPLACE`: that destroys whatever stands at the metric.
 const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
@@ -122,7 +122,7 @@ fn old_route(route: &OwnRoute) -> RouteMessage {
 /// What tells an own route from all others: protocol, table, metric, gateway and interface.
 fn named_route(route: &OwnRoute) -> RouteMessage {
     let mut message = RouteMessage::default();
-    message.header.address_family = number(route.family());
+    message.header.address_family = address_family(route.family());
     message.header.protocol = protocol::UPLINKD.into();
     message.header.kind = RouteType::Unicast;
     message.attributes = vec![
@@ -154,7 +154,7 @@ fn metrics(attributes: &Attributes) -> Vec<RouteMetric> {
 /// A rule to be added or deleted, with everything that it has.
 fn rule_message(rule: &OwnRule) -> RuleMessage {
     let mut message = RuleMessage::default();
-    message.header.family = number(rule.family());
+    message.header.family = address_family(rule.family());
     message.header.action = RuleAction::ToTable;
     message.attributes = vec![
         RuleAttribute::Priority(rule.priority()),
@@ -178,9 +178,113 @@ fn rule_message(rule: &OwnRule) -> RuleMessage {
     message
 }
 
-const fn number(family: Family) -> AddressFamily {
-    match family {
-        Family::Ipv4 => AddressFamily::Inet,
-        Family::Ipv6 => AddressFamily::Inet6,
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use uplink_core::own::TABLE_PIN;
+    use uplink_core::snapshot::{Hop, LinkIndex, TABLE_MAIN};
+
+    use super::*;
+
+    fn route(family: Family, gateway: Option<&str>, attributes: Attributes) -> OwnRoute {
+        let gateway = gateway.map(|gateway| gateway.parse().unwrap());
+        let link = LinkIndex(3);
+        OwnRoute::new(family, TABLE_MAIN, 98, Hop { link, gateway }, attributes)
+    }
+
+    fn refused(errno: i32) -> Result<(), RequestError> {
+        Err(RequestError::Refused { errno, text: String::new() })
+    }
+
+    #[test]
+    fn every_route_request_names_what_is_ours() {
+        let route = route(Family::Ipv4, Some("10.0.0.1"), Attributes::default());
+        for message in [new_route(&route), old_route(&route)] {
+            assert_eq!(message.header.protocol, 117.into());
+            assert_eq!(message.header.destination_prefix_length, 0);
+            let named = [
+                RouteAttribute::Table(254),
+                RouteAttribute::Priority(98),
+                RouteAttribute::Oif(3),
+                RouteAttribute::Gateway("10.0.0.1".parse::<IpAddr>().unwrap().into()),
+            ];
+            assert_eq!(message.attributes, named);
+        }
+    }
+
+    #[test]
+    fn the_scope_of_a_new_route_is_the_link_where_ipv4_has_no_gateway() {
+        for (family, gateway, scope) in [
+            (Family::Ipv4, None, RouteScope::Link),
+            (Family::Ipv4, Some("10.0.0.1"), RouteScope::Universe),
+            (Family::Ipv4, Some("fe80::1"), RouteScope::Universe),
+            (Family::Ipv6, None, RouteScope::Universe),
+        ] {
+            let route = route(family, gateway, Attributes::default());
+            assert_eq!(new_route(&route).header.scope, scope);
+            assert_eq!(old_route(&route).header.scope, RouteScope::NoWhere);
+        }
+    }
+
+    #[test]
+    fn an_ipv6_gateway_of_an_ipv4_route_goes_by_via() {
+        let route = route(Family::Ipv4, Some("fe80::1"), Attributes::default());
+        let via = RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap()));
+        assert_eq!(new_route(&route).attributes.last(), Some(&via));
+    }
+
+    #[test]
+    fn what_a_pin_copies_is_written_as_it_was_read() {
+        let attributes = Attributes {
+            source: Some("10.0.0.2".parse().unwrap()),
+            onlink: true,
+            metrics: BTreeMap::from([(1, 4), (2, 1400)]),
+            congestion_control: Some("reno".into()),
+        };
+        let message = new_route(&route(Family::Ipv4, Some("10.0.0.1"), attributes));
+        assert_eq!(message.header.flags, RouteFlags::Onlink);
+        let metric = |kind, value: &[u8]| RouteMetric::Other(DefaultNla::new(kind, value.to_vec()));
+        let copied = [
+            RouteAttribute::PrefSource("10.0.0.2".parse::<IpAddr>().unwrap().into()),
+            RouteAttribute::Metrics(vec![
+                metric(1, &4_u32.to_ne_bytes()),
+                metric(2, &1400_u32.to_ne_bytes()),
+                metric(16, b"reno\0"),
+            ]),
+        ];
+        assert_eq!(message.attributes[4..], copied);
+    }
+
+    #[test]
+    fn a_rule_names_its_preference_table_and_protocol() {
+        for (form, table, suppressed) in
+            [(RuleForm::MainWithoutDefault, TABLE_MAIN, true), (RuleForm::Pin, TABLE_PIN, false)]
+        {
+            let message = rule_message(&OwnRule::new(Family::Ipv6, form));
+            let has = |attribute| message.attributes.contains(&attribute);
+            assert!(has(RuleAttribute::Priority(32765)));
+            assert!(has(RuleAttribute::Table(table)));
+            assert!(has(RuleAttribute::Protocol(117.into())));
+            assert_eq!(has(RuleAttribute::SuppressPrefixLen(0)), suppressed);
+        }
+    }
+
+    #[test]
+    fn outcomes_say_what_matters_to_the_operation() {
+        let route = route(Family::Ipv4, Some("10.0.0.1"), Attributes::default());
+        let (add, delete) = (Op::AddRoute(route.clone()), Op::DeleteRoute(route));
+        for (op, errno, expected) in [
+            (&add, libc::EEXIST, Outcome::Exists),
+            (&add, libc::ENETUNREACH, Outcome::Refused(libc::ENETUNREACH)),
+            (&add, libc::ENODEV, Outcome::Refused(libc::ENODEV)),
+            (&delete, libc::ESRCH, Outcome::Absent),
+            (&delete, libc::ENOENT, Outcome::Absent),
+            (&delete, libc::ENODEV, Outcome::Absent),
+            (&delete, libc::EPERM, Outcome::Refused(libc::EPERM)),
+        ] {
+            assert_eq!(outcome(op, refused(errno)), expected);
+        }
+        assert_eq!(outcome(&add, Ok(())), Outcome::Done);
     }
 }

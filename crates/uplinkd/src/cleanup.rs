@@ -25,7 +25,7 @@ pub(crate) enum CleanupError {
     #[error("failed to {op}: the kernel said {outcome:?}; run it with CAP_NET_ADMIN")]
     Refused {
         /// The operation.
-        op: Op,
+        op: Box<Op>,
         /// What the kernel said.
         outcome: Outcome,
     },
@@ -48,7 +48,7 @@ pub(crate) fn cleanup() -> Result<usize, CleanupError> {
         removed += outcomes.iter().filter(|outcome| **outcome == Outcome::Done).count();
         for (op, outcome) in ops.into_iter().zip(outcomes) {
             if let Outcome::Refused(_) = outcome {
-                return Err(CleanupError::Refused { op, outcome });
+                return Err(CleanupError::Refused { op: Box::new(op), outcome });
             }
         }
         observer.look_at_own()?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use uplink_core::event::{Input, Output};
-use uplink_core::policy::Policy;
+use uplink_core::policy::{Mode, Policy};
 use uplink_core::snapshot::LinkIndex;
 use uplink_core::status::Status;
 use uplink_core::time::Instant;
@@ -17,6 +17,7 @@ use uplink_core::{Core, Start};
 
 use crate::alarm::Alarm;
 use crate::apply::{Applier, ApplyError};
+use crate::cleanup::{CleanupError, cleanup};
 use crate::clock;
 use crate::config;
 use crate::memory::{self, Store};
@@ -36,6 +37,9 @@ pub(crate) enum DaemonError {
     /// No routes can be written.
     #[error("failed to open a netlink socket to write routes: {0}")]
     Apply(#[from] ApplyError),
+    /// What an earlier process left cannot be removed.
+    #[error(transparent)]
+    Cleanup(#[from] CleanupError),
     /// No probes can be sent.
     #[error(transparent)]
     Probe(#[from] ProbeError),
@@ -81,6 +85,7 @@ impl Daemon {
     /// See [`DaemonError`].
     pub(crate) fn open(policy: Policy, config: Option<PathBuf>, dry_run: bool) -> Result<Self, DaemonError> {
         systemd::starting(policy.boot_wait);
+        withdraw(policy.mode, dry_run)?;
         let store = Store::new();
         let start = Start {
             policy,
@@ -135,7 +140,7 @@ impl Daemon {
                 }
                 Wake::Leave => {
                     systemd::stopping();
-                    self.store.write(&self.core.memory());
+                    self.remember();
                     return Ok(());
                 }
             }
@@ -232,6 +237,13 @@ impl Daemon {
             }
         }
         if remember {
+            self.remember();
+        }
+    }
+
+    /// Leaves our memory for the next process; a dry run is nobody's predecessor.
+    fn remember(&mut self) {
+        if !self.dry_run {
             self.store.write(&self.core.memory());
         }
     }
@@ -287,7 +299,11 @@ impl Daemon {
         match config::load(self.config.as_deref()) {
             Ok(policy) => {
                 tracing::info!("read the configuration again");
-                self.core.handle(Input::Policy(Box::new(with_mode(policy, self.dry_run))), clock::now());
+                let policy = with_mode(policy, self.dry_run);
+                if let Err(error) = withdraw(policy.mode, self.dry_run) {
+                    tracing::error!("{}", chain(&error));
+                }
+                self.core.handle(Input::Policy(Box::new(policy)), clock::now());
             }
             Err(error) => tracing::error!("the configuration stays as it was: {error}"),
         }
@@ -296,8 +312,20 @@ impl Daemon {
 
 /// The policy, without writing if the command line says so.
 pub(crate) fn with_mode(policy: Policy, dry_run: bool) -> Policy {
-    let mode = if dry_run { uplink_core::policy::Mode::Observe } else { policy.mode };
+    let mode = if dry_run { Mode::Observe } else { policy.mode };
     Policy { mode, ..policy }
+}
+
+/// Who observes steers no more: a pin that stayed would be tended by nobody, and lead to its path even
+/// when that is dead. A dry run leaves alone what the daemon beside it tends.
+fn withdraw(mode: Mode, dry_run: bool) -> Result<(), CleanupError> {
+    if mode == Mode::Observe && !dry_run {
+        let removed = cleanup()?;
+        if removed > 0 {
+            tracing::info!("removed {removed} routes and rules: from now on we only observe");
+        }
+    }
+    Ok(())
 }
 
 /// An error with its causes, in one line.

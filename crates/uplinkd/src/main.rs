@@ -2,6 +2,7 @@
 
 mod alarm;
 mod apply;
+mod capability;
 mod cleanup;
 mod cli;
 mod clock;
@@ -42,9 +43,11 @@ fn main() -> ExitCode {
             tracing::error!("{}", daemon::chain(&error));
             match error {
                 Failure::Config(_) => ExitCode::from(EX_CONFIG),
-                Failure::Daemon(_) | Failure::Serve(_) | Failure::Cleanup(_) | Failure::System(_) => {
-                    ExitCode::FAILURE
-                }
+                Failure::Capability(_)
+                | Failure::Daemon(_)
+                | Failure::Serve(_)
+                | Failure::Cleanup(_)
+                | Failure::System(_) => ExitCode::FAILURE,
             }
         }
     }
@@ -56,6 +59,9 @@ enum Failure {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The daemon may not do its work.
+    #[error(transparent)]
+    Capability(#[from] capability::MissingCapability),
     /// The daemon cannot work.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
@@ -72,6 +78,7 @@ enum Failure {
 
 fn run(options: &Run) -> Result<(), Failure> {
     let policy = daemon::with_mode(config::load(options.config.as_deref())?, options.dry_run);
+    capability::check(policy.mode)?;
     runtime()?.block_on(async {
         // Before anything is written: a second instance is refused. A dry run may stand beside it.
         let server =

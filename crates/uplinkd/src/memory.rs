@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use uplink_core::memory::Memory;
 
-/// Where systemd keeps our state, when it does not say.
-const DEFAULT_FOLDER: &str = "/var/lib/uplinkd";
+/// Where systemd keeps our files of this boot, when it does not say. In memory, never on a disk: a
+/// disk that hangs must not hang the loop.
+const DEFAULT_FOLDER: &str = "/run/uplinkd";
 
 /// The largest file that is read, in bytes: 64 uplinks with ten falls each have a tenth of it.
 const MAX_FILE: u64 = 256 * 1024;
@@ -22,9 +23,9 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// The file in `$STATE_DIRECTORY` (systemd.exec(5)), or in the folder that it would name.
+    /// The file in `$RUNTIME_DIRECTORY` (systemd.exec(5)), or in the folder that it would name.
     pub(crate) fn new() -> Self {
-        let folder = std::env::var_os("STATE_DIRECTORY").unwrap_or_else(|| DEFAULT_FOLDER.into());
+        let folder = std::env::var_os("RUNTIME_DIRECTORY").unwrap_or_else(|| DEFAULT_FOLDER.into());
         Self::at(&PathBuf::from(folder))
     }
 
@@ -50,8 +51,7 @@ impl Store {
         Memory::default()
     }
 
-    /// Replaces the file in one step. It is not forced to the disk, which could take seconds: after
-    /// a power failure an old file or none is as good.
+    /// Replaces the file in one step.
     pub(crate) fn write(&mut self, memory: &Memory) {
         match self.replace(memory) {
             Ok(()) => self.failing = false,
@@ -104,7 +104,9 @@ fn hash(id: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use uplink_core::memory::Remembered;
     use uplink_core::snapshot::Family;
+    use uplink_core::time::Instant;
 
     /// A store in a folder of its own, which does not exist yet.
     fn store(name: &str) -> (Store, PathBuf) {
@@ -119,8 +121,12 @@ mod tests {
         let memory = Memory {
             boot_id: boot_id(),
             ready: true,
-            elected: vec![(Family::Ipv6, "dpu".to_owned())],
-            paths: Vec::new(),
+            paths: vec![Remembered {
+                uplink: "dpu".to_owned(),
+                family: Family::Ipv6,
+                falls: vec![Instant::from_nanos(7)],
+                returning: true,
+            }],
         };
         store.write(&memory);
         assert_eq!(store.read(), memory);

@@ -132,7 +132,8 @@ impl Gateway {
         let (kind, asked_at) = (ask.kind, ask.at);
         self.last_answer = self.last_answer.max(Some(at));
         self.proved_at = self.proved_at.max(Some(asked_at));
-        self.loss.answered(id, at, limits.patience / 2);
+        // A neighbour's answer does not say which of several questions it answers.
+        self.loss.answered(id, at, limits.patience / 2, kind == Kind::Icmp);
         self.silent = false;
         self.suspected = None;
         if kind == Kind::Icmp && self.asked == Kind::Neighbour {

@@ -58,12 +58,14 @@ impl Loss {
         self.samples.push_back(sample);
     }
 
-    /// Loss is never final: a late answer turns it back.
-    pub(super) fn answered(&mut self, id: ProbeId, now: Instant, near: Duration) {
+    /// Loss is never final: a late answer turns it back, if it is known which question it answers.
+    pub(super) fn answered(&mut self, id: ProbeId, now: Instant, near: Duration, names_question: bool) {
         for sample in self.samples.iter_mut().rev().take_while(|sample| now.since(sample.asked) <= near) {
             sample.answer_near = true;
         }
-        if let Some(sample) = self.samples.iter_mut().find(|sample| sample.id == id) {
+        if let Some(sample) = self.samples.iter_mut().find(|sample| sample.id == id)
+            && (names_question || sample.state == State::Pending)
+        {
             sample.state = State::Answered;
         }
     }

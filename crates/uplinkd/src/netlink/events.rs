@@ -72,7 +72,7 @@ impl Events {
         for group in GROUPS {
             socket.add_membership(group)?;
         }
-        Ok(Self { socket: sys::netlink::register(socket)?, buffer: Vec::with_capacity(DATAGRAM_MAX_BYTES) })
+        Ok(Self { socket: sys::reactor::register(socket)?, buffer: Vec::with_capacity(DATAGRAM_MAX_BYTES) })
     }
 
     /// Waits until there is something to drain. May be cancelled at any time; may return although

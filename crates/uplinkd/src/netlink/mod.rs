@@ -8,6 +8,9 @@ mod requests;
 
 use netlink_packet_core::{NLA_HEADER_SIZE, NLMSG_ALIGNTO, NetlinkBuffer, NlasIterator};
 
+use netlink_packet_route::AddressFamily;
+use uplink_core::snapshot::Family;
+
 pub(crate) use events::{Event, Events};
 pub(crate) use requests::{RequestError, Requests};
 
@@ -31,6 +34,22 @@ pub(crate) struct Message<'a> {
     sequence: u32,
     /// What follows the netlink header.
     pub(crate) payload: &'a [u8],
+}
+
+#[cfg(test)]
+impl<'a> Message<'a> {
+    /// A message as it comes from a multicast group.
+    pub(crate) const fn told(kind: u16, flags: u16, payload: &'a [u8]) -> Self {
+        Self { kind, flags, sequence: 0, payload }
+    }
+}
+
+/// The number of a family.
+pub(crate) const fn address_family(family: Family) -> AddressFamily {
+    match family {
+        Family::Ipv4 => AddressFamily::Inet,
+        Family::Ipv6 => AddressFamily::Inet6,
+    }
 }
 
 /// The messages of one datagram; nothing follows a malformed one.

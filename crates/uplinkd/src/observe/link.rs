@@ -89,3 +89,101 @@ fn altnames(list: &[u8]) -> Result<Vec<String>, Malformed> {
     }
     Ok(names)
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::{DefaultNla, Emitable};
+    use netlink_packet_route::AddressFamily;
+    use netlink_packet_route::link::{
+        InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, Prop,
+    };
+
+    use super::*;
+
+    fn message(name: &str, flags: LinkFlags, more: Vec<LinkAttribute>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = 4;
+        message.header.link_layer_type = LinkLayerType::Ether;
+        message.header.flags = flags;
+        message.attributes = vec![LinkAttribute::IfName(name.into())];
+        message.attributes.extend(more);
+        message
+    }
+
+    fn decoded(message: &LinkMessage) -> Result<Option<Link>, Malformed> {
+        let mut payload = vec![0; message.buffer_len()];
+        message.emit(&mut payload);
+        decode(&payload)
+    }
+
+    fn of_kind(kind: InfoKind) -> LinkKind {
+        let info = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
+        let message = message("x0", LinkFlags::Up, vec![info]);
+        decoded(&message).unwrap().unwrap().kind
+    }
+
+    #[test]
+    fn everything_that_matters_is_read() {
+        let message = message(
+            "ens1f0np0",
+            LinkFlags::Up | LinkFlags::LowerUp | LinkFlags::Running,
+            vec![
+                LinkAttribute::Address(vec![0xb8, 0x3f, 0xd2, 0, 0, 1]),
+                LinkAttribute::Controller(9),
+                LinkAttribute::PropList(vec![Prop::AltIfName("dpu".into())]),
+            ],
+        );
+        let expected = Link {
+            index: LinkIndex(4),
+            name: "ens1f0np0".into(),
+            altnames: vec!["dpu".into()],
+            kind: LinkKind::Other,
+            up: true,
+            carrier: true,
+            mac: Some(Mac([0xb8, 0x3f, 0xd2, 0, 0, 1])),
+            master: Some(LinkIndex(9)),
+            pci: None,
+        };
+        assert_eq!(decoded(&message), Ok(Some(expected)));
+    }
+
+    #[test]
+    fn a_carrier_needs_both_flags() {
+        for (flags, carrier) in [
+            (LinkFlags::Up, false),
+            (LinkFlags::Up | LinkFlags::LowerUp, false),
+            (LinkFlags::Up | LinkFlags::Running, false),
+            (LinkFlags::LowerUp | LinkFlags::Running, true),
+        ] {
+            let link = decoded(&message("x0", flags, Vec::new())).unwrap().unwrap();
+            assert_eq!(link.carrier, carrier, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn kinds_are_told_apart() {
+        assert_eq!(of_kind(InfoKind::Bridge), LinkKind::Bridge);
+        assert_eq!(of_kind(InfoKind::Bond), LinkKind::Bond);
+        assert_eq!(of_kind(InfoKind::Vrf), LinkKind::Vrf);
+        assert_eq!(of_kind(InfoKind::Wireguard), LinkKind::Tunnel);
+        assert_eq!(of_kind(InfoKind::Other("ip6gretap".into())), LinkKind::Tunnel);
+        assert_eq!(of_kind(InfoKind::Veth), LinkKind::Other);
+        let loopback = message("lo", LinkFlags::Loopback, Vec::new());
+        assert_eq!(decoded(&loopback).unwrap().unwrap().kind, LinkKind::Loopback);
+    }
+
+    #[test]
+    fn bridge_ports_and_wireless_events_are_not_links() {
+        let mut port = message("x0", LinkFlags::Up, Vec::new());
+        port.header.interface_family = AddressFamily::Bridge;
+        assert_eq!(decoded(&port), Ok(None));
+        let event = LinkAttribute::Other(DefaultNla::new(libc::IFLA_WIRELESS, vec![0; 8]));
+        assert_eq!(decoded(&message("x0", LinkFlags::Up, vec![event])), Ok(None));
+    }
+
+    #[test]
+    fn a_short_message_is_malformed() {
+        assert_eq!(decode(&[0; 15]), Err(Malformed));
+        assert_eq!(decode(&[0; 16]), Err(Malformed));
+    }
+}

@@ -16,15 +16,15 @@ mod state;
 
 use std::io;
 
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::rule::RuleMessage;
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::libc;
-use uplink_core::snapshot::{Family, Rule, Snapshot, protocol};
+use uplink_core::snapshot::{Address, Family, Link, Rule, Snapshot, protocol};
 
-use crate::netlink::{Event, Events, Malformed, Message, RequestError, Requests};
+use crate::netlink::{Event, Events, Malformed, Message, RequestError, Requests, address_family};
 use route::Kept;
 use state::{Effect, Read, State};
 
@@ -57,7 +57,7 @@ pub(crate) enum ObserveError {
 pub(crate) struct Drained {
     /// The snapshot differs.
     pub(crate) changed: bool,
-    /// The snapshot may be wrong: [`Observer::look`] is due.
+    /// The snapshot may be wrong: [`Observer::look`] is due, and stays so until it was taken.
     pub(crate) look: bool,
 }
 
@@ -67,6 +67,7 @@ pub(crate) struct Observer {
     requests: Requests,
     state: State,
     malformed_looks: u32,
+    look_due: bool,
 }
 
 impl Observer {
@@ -81,6 +82,7 @@ impl Observer {
             requests: Requests::open().map_err(ObserveError::Open)?,
             state: State::new(pci::behind),
             malformed_looks: MALFORMED_LOOKS,
+            look_due: true,
         };
         observer.look()?;
         Ok(observer)
@@ -120,7 +122,9 @@ impl Observer {
             };
             effect = effect.and(more);
         };
-        self.events.drain(take).map_err(ObserveError::Events)?;
+        let received = self.events.drain(take);
+        self.look_due |= effect.look;
+        received.map_err(ObserveError::Events)?;
         if effect.rules {
             let rules = self.read_rules()?;
             effect.changed |= self.state.replace_rules(rules);
@@ -128,7 +132,7 @@ impl Observer {
         if effect.ports {
             effect.changed |= self.state.replace_ports(pci::dpu_ports());
         }
-        Ok(Drained { changed: effect.changed, look: effect.look })
+        Ok(Drained { changed: effect.changed, look: self.look_due })
     }
 
     /// Reads everything again. Returns whether the snapshot differs.
@@ -147,11 +151,15 @@ impl Observer {
             rules: self.read_rules()?,
             dpu_ports: pci::dpu_ports(),
         };
+        self.look_due = false;
         Ok(self.state.replace(read) || drained.changed)
     }
 
     /// Reads own routes, and all rules, again: after something was applied. Returns whether the
-    /// snapshot differs.
+    /// snapshot differs. Reads everything instead if that is due.
+    ///
+    /// The kernel picks the routes out, but walks its whole table to do so: 20 µs on a usual host,
+    /// 12 ms for each 100,000 routes.
     ///
     /// # Errors
     /// See [`ObserveError`].
@@ -162,24 +170,25 @@ impl Observer {
         let effect = self.state.replace_own(own);
         let mut changed = drained.changed | effect.changed;
         changed |= self.state.replace_rules(rules);
-        if drained.look || effect.look {
+        self.look_due |= effect.look;
+        if self.look_due {
             changed |= self.look()?;
         }
         Ok(changed)
     }
 
-    fn read_links(&mut self) -> Result<Vec<uplink_core::snapshot::Link>, ObserveError> {
+    fn read_links(&mut self) -> Result<Vec<Link>, ObserveError> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         let request = RouteNetlinkMessage::GetLink(request);
         self.read("links", &request, |m| link::decode(m.payload).ok()?)
     }
 
-    fn read_addresses(&mut self) -> Result<Vec<uplink_core::snapshot::Address>, ObserveError> {
+    fn read_addresses(&mut self) -> Result<Vec<Address>, ObserveError> {
         let mut addresses = Vec::new();
         for family in Family::ALL {
             let mut request = AddressMessage::default();
-            request.header.family = number(family);
+            request.header.family = address_family(family);
             let request = RouteNetlinkMessage::GetAddress(request);
             addresses.extend(self.read("addresses", &request, |m| {
                 of(family, m).and_then(|m| address::decode(m.payload).ok()?)
@@ -194,7 +203,7 @@ impl Observer {
         for family in Family::ALL {
             // All fields but these stay 0, which means any: a type or a table would filter, too.
             let mut request = RouteMessage::default();
-            request.header.address_family = number(family);
+            request.header.address_family = address_family(family);
             request.header.protocol = protocol.unwrap_or_default().into();
             let request = RouteNetlinkMessage::GetRoute(request);
             routes.extend(self.read("routes", &request, |m| {
@@ -208,7 +217,7 @@ impl Observer {
         let mut rules = Vec::new();
         for family in Family::ALL {
             let mut request = RuleMessage::default();
-            request.header.family = number(family);
+            request.header.family = address_family(family);
             let request = RouteNetlinkMessage::GetRule(request);
             rules.extend(
                 self.read("rules", &request, |m| {
@@ -239,11 +248,4 @@ impl Observer {
 fn of<'a>(family: Family, message: &'a Message<'a>) -> Option<&'a Message<'a>> {
     let first = message.payload.first().copied()?;
     (ip::family(first) == Some(family)).then_some(message)
-}
-
-const fn number(family: Family) -> AddressFamily {
-    match family {
-        Family::Ipv4 => AddressFamily::Inet,
-        Family::Ipv6 => AddressFamily::Inet6,
-    }
 }

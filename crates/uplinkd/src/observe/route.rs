@@ -197,3 +197,139 @@ fn metrics(value: &[u8]) -> Result<(BTreeMap<u16, u32>, Option<String>), Malform
     }
     Ok((numbers, congestion_control))
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::Emitable;
+    use netlink_packet_route::route::{
+        RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteType, RouteVia,
+    };
+
+    use super::*;
+    use crate::netlink::address_family;
+
+    /// A `default via GATEWAY dev 3 metric 100` of protocol `boot`, changed.
+    fn read(gateway: &str, change: impl FnOnce(&mut RouteMessage)) -> Option<Kept> {
+        let gateway: IpAddr = gateway.parse().unwrap();
+        let mut message = RouteMessage::default();
+        message.header.address_family = address_family(Family::of(gateway));
+        message.header.table = 254;
+        message.header.protocol = protocol::BOOT.into();
+        message.header.kind = RouteType::Unicast;
+        message.attributes = vec![
+            RouteAttribute::Oif(3),
+            RouteAttribute::Gateway(gateway.into()),
+            RouteAttribute::Priority(100),
+        ];
+        change(&mut message);
+        let mut payload = vec![0; message.buffer_len()];
+        message.emit(&mut payload);
+        decode(&payload).unwrap()
+    }
+
+    fn hop(link: u32, gateway: Option<&str>) -> Hop {
+        Hop { link: LinkIndex(link), gateway: gateway.map(|g| g.parse().unwrap()) }
+    }
+
+    #[test]
+    fn a_default_route_is_read_with_all_that_a_pin_copies() {
+        let kept = read("10.0.0.1", |message| {
+            message.header.flags = RouteFlags::Onlink;
+            message.attributes.extend([
+                RouteAttribute::Table(70_000),
+                RouteAttribute::PrefSource("10.0.0.2".parse::<IpAddr>().unwrap().into()),
+                RouteAttribute::Metrics(vec![
+                    RouteMetric::Lock(4),
+                    RouteMetric::Mtu(1400),
+                    RouteMetric::CcAlgo("reno".into()),
+                ]),
+            ]);
+        });
+        let route = Route {
+            family: Family::Ipv4,
+            table: 70_000,
+            destination: "0.0.0.0".parse().map(|address| Prefix { address, length: 0 }).unwrap(),
+            tos: 0,
+            metric: 100,
+            protocol: protocol::BOOT,
+            kind: RouteKind::Unicast,
+            hops: vec![hop(3, Some("10.0.0.1"))],
+            attributes: Attributes {
+                source: Some("10.0.0.2".parse().unwrap()),
+                onlink: true,
+                metrics: BTreeMap::from([(1, 4), (2, 1400)]),
+                congestion_control: Some("reno".into()),
+            },
+        };
+        let nexthop = None;
+        assert_eq!(kept, Some(Kept { route, nexthop }));
+    }
+
+    #[test]
+    fn only_routes_that_matter_are_kept() {
+        let keeps = |protocol: u8, length, gateway: bool| {
+            read("10.0.0.1", |message| {
+                message.header.protocol = protocol.into();
+                message.header.destination_prefix_length = length;
+                if !gateway {
+                    message.attributes.remove(1);
+                }
+            })
+            .is_some()
+        };
+        assert!(keeps(protocol::STATIC, 0, true));
+        assert!(!keeps(protocol::STATIC, 32, true));
+        assert!(keeps(protocol::DHCP, 32, true));
+        assert!(!keeps(protocol::DHCP, 32, false));
+        assert!(keeps(protocol::RA, 64, true));
+        assert!(keeps(protocol::UPLINKD, 32, false));
+        assert!(!keeps(186, 24, true));
+    }
+
+    #[test]
+    fn clones_and_routes_for_some_sources_are_not_kept() {
+        assert_eq!(read("fd00::1", |m| m.header.flags = RouteFlags::Cloned), None);
+        assert_eq!(read("fd00::1", |m| m.header.source_prefix_length = 64), None);
+    }
+
+    #[test]
+    fn gateways_of_the_other_family_and_several_hops_are_read() {
+        let via = read("10.0.0.1", |message| {
+            message.attributes[1] = RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap()));
+        });
+        assert_eq!(via.unwrap().route.hops, [hop(3, Some("fe80::1"))]);
+        let several = read("10.0.0.1", |message| {
+            let hops = ["10.0.0.1", "10.0.0.2"].map(|gateway| {
+                let mut hop = RouteNextHop::default();
+                hop.interface_index = 7;
+                let gateway = gateway.parse::<IpAddr>().unwrap().into();
+                hop.attributes = vec![RouteAttribute::Gateway(gateway)];
+                hop
+            });
+            message.attributes = vec![RouteAttribute::MultiPath(hops.into())];
+        });
+        let expected = [hop(7, Some("10.0.0.1")), hop(7, Some("10.0.0.2"))];
+        assert_eq!(several.unwrap().route.hops, expected);
+    }
+
+    #[test]
+    fn what_cannot_be_judged_is_no_unicast_route() {
+        let refused = read("fd00::1", |m| m.header.kind = RouteType::Unreachable).unwrap();
+        assert_eq!((refused.route.kind, refused.route.hops.len()), (RouteKind::Refused, 0));
+        let throw = read("10.0.0.1", |m| m.header.kind = RouteType::Throw).unwrap();
+        assert_eq!(throw.route.kind, RouteKind::Other);
+        let by_object = read("10.0.0.1", |m| m.attributes = vec![RouteAttribute::NhId(7)]);
+        let by_object = by_object.unwrap();
+        assert_eq!((by_object.route.kind, by_object.nexthop), (RouteKind::Other, Some(7)));
+        let wrapped = read("10.0.0.1", |message| {
+            message.attributes.push(RouteAttribute::EncapType(2.into()));
+        });
+        assert_eq!(wrapped.unwrap().route.kind, RouteKind::Other);
+    }
+
+    #[test]
+    fn a_short_message_is_malformed() {
+        assert_eq!(decode(&[2; 11]), Err(Malformed));
+        assert_eq!(multipath(Family::Ipv4, &[4, 0, 0, 0, 0, 0, 0, 0]), Err(Malformed));
+    }
+}

@@ -74,3 +74,76 @@ fn selector(family: Family, length: u8) -> Option<Prefix> {
 fn prefix(family: Family, value: &[u8], length: u8) -> Result<Prefix, Malformed> {
     Ok(Prefix { address: ip::address(family, value)?, length })
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::Emitable;
+    use netlink_packet_route::AddressFamily;
+    use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+
+    use super::*;
+
+    fn decoded(change: impl FnOnce(&mut RuleMessage)) -> Rule {
+        let mut message = RuleMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.table = 252;
+        message.header.action = RuleAction::ToTable;
+        message.attributes = vec![
+            RuleAttribute::Priority(100),
+            RuleAttribute::Table(70_000),
+            RuleAttribute::Protocol(117.into()),
+            RuleAttribute::SuppressPrefixLen(u32::MAX),
+            RuleAttribute::SuppressIfGroup(u32::MAX),
+        ];
+        change(&mut message);
+        let mut payload = vec![0; message.buffer_len()];
+        message.emit(&mut payload);
+        decode(&payload).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_plain_rule_has_no_selectors() {
+        let rule = Rule {
+            family: Family::Ipv4,
+            priority: 100,
+            protocol: 117,
+            table: Some(70_000),
+            from: None,
+            to: None,
+            suppress_prefix_length: None,
+            more: false,
+        };
+        assert_eq!(decoded(|_| {}), rule);
+    }
+
+    #[test]
+    fn selectors_and_suppression_are_read() {
+        let rule = decoded(|message| {
+            message.header.src_len = 32;
+            message.header.dst_len = 8;
+            message.attributes.extend([
+                RuleAttribute::Source("10.0.0.1".parse().unwrap()),
+                RuleAttribute::Destination("11.0.0.0".parse().unwrap()),
+                RuleAttribute::SuppressPrefixLen(0),
+            ]);
+        });
+        assert_eq!(rule.from.unwrap().to_string(), "10.0.0.1/32");
+        assert_eq!(rule.to.unwrap().to_string(), "11.0.0.0/8");
+        assert_eq!(rule.suppress_prefix_length, Some(0));
+        assert!(!rule.more);
+    }
+
+    #[test]
+    fn what_is_not_listed_is_more() {
+        assert!(decoded(|m| m.attributes.push(RuleAttribute::FwMark(1))).more);
+        assert!(decoded(|m| m.attributes.push(RuleAttribute::SuppressIfGroup(3))).more);
+        assert!(decoded(|m| m.header.tos = 4).more);
+        assert!(decoded(|m| m.header.flags = RuleFlags::Invert).more);
+        assert!(!decoded(|m| m.header.flags = RuleFlags::Permanent).more);
+    }
+
+    #[test]
+    fn only_a_lookup_has_a_table() {
+        assert_eq!(decoded(|m| m.header.action = RuleAction::Blackhole).table, None);
+    }
+}

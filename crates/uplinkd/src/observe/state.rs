@@ -183,7 +183,12 @@ impl State {
             }
             None => {
                 let place = address_place(&address);
-                let at = addresses.partition_point(|a| address_place(a) <= place);
+                // IPv6 puts it before its equals (`ipv6_link_dev_addr` in net/ipv6/addrconf.c),
+                // IPv4 behind them (`__inet_insert_ifa` in net/ipv4/devinet.c).
+                let at = addresses.partition_point(|a| match place.0 {
+                    Family::Ipv4 => address_place(a) <= place,
+                    Family::Ipv6 => address_place(a) < place,
+                });
                 addresses.insert(at, address);
                 Effect::CHANGED
             }
@@ -339,4 +344,264 @@ fn drop_dead_routes(snapshot: &mut Snapshot) -> bool {
     let before = snapshot.routes.len();
     snapshot.routes.retain(|route| route.hops.is_empty() || route.hops.iter().any(|hop| up(&hop.link)));
     snapshot.routes.len() != before
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use netlink_packet_core::{Emitable, NLM_F_CREATE};
+    use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+    use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+    use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteNextHop, RouteType};
+
+    use super::*;
+    use crate::netlink::address_family;
+
+    const ADD: u16 = NLM_F_CREATE;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// A state with the links 1 and 2, up.
+    fn state() -> State {
+        let mut state = State::new(|_| None);
+        for index in [1, 2] {
+            tell(&mut state, RTM_NEWLINK, 0, &link(index, true));
+        }
+        state
+    }
+
+    fn tell(state: &mut State, kind: u16, flags: u16, message: &impl Emitable) -> Effect {
+        let mut payload = vec![0; message.buffer_len()];
+        message.emit(&mut payload);
+        state.take(&Message::told(kind, flags, &payload)).unwrap()
+    }
+
+    fn link(index: u32, up: bool) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        if up {
+            message.header.flags = LinkFlags::Up;
+        }
+        message.attributes = vec![LinkAttribute::IfName(format!("x{index}"))];
+        message
+    }
+
+    fn address(link: u32, address: &str) -> AddressMessage {
+        let mut message = AddressMessage::default();
+        message.header.family = address_family(Family::of(ip(address)));
+        message.header.prefix_len = 24;
+        message.header.index = link;
+        message.attributes = vec![AddressAttribute::Address(ip(address))];
+        message
+    }
+
+    fn default_route(link: u32, gateway: &str, metric: u32) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.address_family = address_family(Family::of(ip(gateway)));
+        message.header.table = 254;
+        message.header.protocol = protocol::STATIC.into();
+        message.header.kind = RouteType::Unicast;
+        message.attributes = vec![
+            RouteAttribute::Oif(link),
+            RouteAttribute::Gateway(ip(gateway).into()),
+            RouteAttribute::Priority(metric),
+        ];
+        message
+    }
+
+    fn of_protocol(mut message: RouteMessage, protocol: u8) -> RouteMessage {
+        message.header.protocol = protocol.into();
+        message
+    }
+
+    fn kept(message: &RouteMessage) -> Kept {
+        let mut payload = vec![0; message.buffer_len()];
+        message.emit(&mut payload);
+        route::decode(&payload).unwrap().unwrap()
+    }
+
+    /// The gateways of the routes, in their order.
+    fn gateways(state: &State) -> Vec<String> {
+        let hops = state.snapshot.routes.iter().flat_map(|route| &route.hops);
+        hops.map(|hop| hop.gateway.unwrap().to_string()).collect()
+    }
+
+    #[test]
+    fn routes_stand_by_metric_and_come_and_go_without_a_look() {
+        for (one, other) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
+            let mut state = state();
+            let (worse, better) = (default_route(1, one, 200), default_route(2, other, 100));
+            assert_eq!(tell(&mut state, RTM_NEWROUTE, ADD, &worse), Effect::CHANGED);
+            assert_eq!(tell(&mut state, RTM_NEWROUTE, ADD, &better), Effect::CHANGED);
+            assert_eq!(gateways(&state), [other, one]);
+            assert_eq!(tell(&mut state, RTM_NEWROUTE, ADD, &better), Effect::NONE);
+            assert_eq!(tell(&mut state, RTM_DELROUTE, 0, &better), Effect::CHANGED);
+            assert_eq!(tell(&mut state, RTM_DELROUTE, 0, &better), Effect::NONE);
+            assert_eq!(gateways(&state), [one]);
+        }
+    }
+
+    #[test]
+    fn equal_metrics_stand_as_the_kernel_puts_them() {
+        let mut state = state();
+        for (gateway, flags) in [("10.0.0.1", ADD), ("10.0.0.2", ADD), ("10.0.0.3", ADD | NLM_F_APPEND)] {
+            tell(&mut state, RTM_NEWROUTE, flags, &default_route(1, gateway, 100));
+        }
+        assert_eq!(gateways(&state), ["10.0.0.2", "10.0.0.1", "10.0.0.3"]);
+        let leg = default_route(1, "fd00::1", 100);
+        assert_eq!(tell(&mut state, RTM_NEWROUTE, ADD, &leg), Effect::CHANGED);
+        let leg = default_route(1, "fd00::2", 100);
+        assert_eq!(tell(&mut state, RTM_NEWROUTE, ADD, &leg), Effect::LOOK);
+        assert_eq!(tell(&mut state, RTM_DELROUTE, 0, &leg), Effect::LOOK);
+    }
+
+    #[test]
+    fn a_replacement_replaces_the_only_one_or_needs_a_look() {
+        let mut state = state();
+        let replace = NLM_F_REPLACE;
+        let (one, two, three) = (
+            default_route(1, "10.0.0.1", 100),
+            default_route(1, "10.0.0.2", 100),
+            default_route(1, "10.0.0.3", 100),
+        );
+        assert_eq!(tell(&mut state, RTM_NEWROUTE, replace, &one), Effect::CHANGED);
+        assert_eq!(tell(&mut state, RTM_NEWROUTE, replace, &two), Effect::CHANGED);
+        assert_eq!(tell(&mut state, RTM_NEWROUTE, replace, &two), Effect::NONE);
+        assert_eq!(gateways(&state), ["10.0.0.2"]);
+        tell(&mut state, RTM_NEWROUTE, ADD, &one);
+        assert_eq!(tell(&mut state, RTM_NEWROUTE, replace, &three), Effect::LOOK);
+    }
+
+    #[test]
+    fn several_hops_and_router_advertisements_need_a_look() {
+        let mut state = state();
+        let mut several = default_route(1, "10.0.0.1", 9);
+        let mut hop = RouteNextHop::default();
+        hop.interface_index = 1;
+        several.attributes[0] = RouteAttribute::MultiPath(vec![hop.clone(), hop]);
+        assert!(tell(&mut state, RTM_NEWROUTE, ADD, &several).look);
+        assert!(tell(&mut state, RTM_DELROUTE, 0, &several).look);
+        let advertised = of_protocol(default_route(1, "fe80::1", 1024), protocol::RA);
+        assert!(tell(&mut state, RTM_NEWROUTE, ADD, &advertised).look);
+    }
+
+    #[test]
+    fn a_link_that_goes_down_takes_its_routes_with_it_at_once() {
+        let mut state = state();
+        tell(&mut state, RTM_NEWROUTE, ADD, &default_route(1, "10.0.0.1", 1));
+        tell(&mut state, RTM_NEWROUTE, ADD, &default_route(2, "10.0.0.2", 2));
+        let gone = Effect { changed: true, look: true, ..Effect::NONE };
+        assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &link(1, false)), gone);
+        assert_eq!(gateways(&state), ["10.0.0.2"]);
+        // Told late, after a look that already knew the link to be down.
+        tell(&mut state, RTM_NEWROUTE, ADD, &default_route(1, "10.0.0.1", 1));
+        assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &link(1, false)), gone);
+        assert_eq!(tell(&mut state, RTM_DELLINK, 0, &link(2, true)), gone);
+        assert!(gateways(&state).is_empty());
+    }
+
+    #[test]
+    fn links_without_routes_never_need_a_look() {
+        let mut state = state();
+        tell(&mut state, RTM_NEWROUTE, ADD, &default_route(1, "10.0.0.1", 1));
+        assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &link(3, false)), Effect::CHANGED);
+        assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &link(3, true)), Effect::CHANGED);
+        assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &link(3, true)), Effect::NONE);
+        assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &link(3, false)), Effect::CHANGED);
+        assert_eq!(tell(&mut state, RTM_DELLINK, 0, &link(3, false)), Effect::CHANGED);
+        assert_eq!(tell(&mut state, RTM_DELLINK, 0, &link(3, false)), Effect::NONE);
+    }
+
+    #[test]
+    fn an_address_that_goes_needs_a_look_only_where_routes_are() {
+        let mut state = state();
+        let mut preferring = default_route(1, "10.0.0.1", 1);
+        preferring.attributes.push(RouteAttribute::PrefSource(ip("10.0.3.3").into()));
+        tell(&mut state, RTM_NEWROUTE, ADD, &preferring);
+        for (link, text, look) in [(1, "10.0.0.9", true), (2, "10.0.2.2", false), (2, "10.0.3.3", true)] {
+            let address = address(link, text);
+            assert_eq!(tell(&mut state, RTM_NEWADDR, 0, &address), Effect::CHANGED);
+            assert_eq!(tell(&mut state, RTM_NEWADDR, 0, &address), Effect::NONE);
+            assert_eq!(
+                tell(&mut state, RTM_DELADDR, 0, &address),
+                Effect { changed: true, look, ..Effect::NONE }
+            );
+        }
+        assert!(state.snapshot.addresses.is_empty());
+    }
+
+    #[test]
+    fn only_next_hop_objects_in_use_need_a_look() {
+        let mut state = state();
+        let mut by_object = default_route(1, "10.0.0.1", 1);
+        by_object.attributes.push(RouteAttribute::NhId(7));
+        tell(&mut state, RTM_NEWROUTE, ADD, &by_object);
+        let mut changed = |id: u8| {
+            let payload = [[0; 8].as_slice(), &[8, 0, 1, 0], &u32::from(id).to_ne_bytes()].concat();
+            state.take(&Message::told(RTM_DELNEXTHOP, 0, &payload)).unwrap()
+        };
+        assert_eq!(changed(7), Effect::LOOK);
+        assert_eq!(changed(8), Effect::NONE);
+    }
+
+    #[test]
+    fn own_routes_are_replaced_and_foreign_ones_stay() {
+        let mut state = state();
+        let own = |gateway, metric| of_protocol(default_route(1, gateway, metric), protocol::UPLINKD);
+        tell(&mut state, RTM_NEWROUTE, ADD, &default_route(2, "10.0.0.2", 100));
+        tell(&mut state, RTM_NEWROUTE, ADD, &own("10.0.0.1", 98));
+        assert_eq!(state.replace_own(vec![kept(&own("10.0.0.1", 98))]), Effect::NONE);
+        assert_eq!(state.replace_own(vec![kept(&own("10.0.0.3", 99))]), Effect::CHANGED);
+        assert_eq!(gateways(&state), ["10.0.0.3", "10.0.0.2"]);
+        assert!(state.replace_own(vec![kept(&own("10.0.0.3", 100))]).look);
+        assert_eq!(state.replace_own(Vec::new()), Effect::CHANGED);
+        assert_eq!(gateways(&state), ["10.0.0.2"]);
+    }
+
+    #[test]
+    fn a_pci_function_is_looked_up_when_its_link_is_new_or_renamed() {
+        let identify = |name: &str| {
+            (name == "x5").then(|| PciPort {
+                address: "0000:03:00.0".parse().unwrap(),
+                vendor: 0x15b3,
+                device: 0xa2dc,
+                class: 0x02_0000,
+                virtual_function: false,
+                port_name: Some("p0".into()),
+            })
+        };
+        let mut state = State::new(identify);
+        let appeared = Effect { changed: true, ports: true, ..Effect::NONE };
+        assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &link(5, true)), appeared);
+        assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &link(5, false)), Effect::CHANGED);
+        let mut renamed = link(5, false);
+        renamed.attributes = vec![LinkAttribute::IfName("y".into())];
+        assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &renamed), appeared);
+        assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &link(6, true)), Effect::CHANGED);
+    }
+
+    #[test]
+    fn what_is_read_takes_the_place_of_what_was_known() {
+        let mut state = state();
+        tell(&mut state, RTM_NEWROUTE, ADD, &default_route(1, "10.0.0.1", 1));
+        let links: Vec<_> = state.snapshot.links.values().cloned().collect();
+        let read = |routes: Vec<RouteMessage>| Read {
+            links: links.clone(),
+            addresses: Vec::new(),
+            routes: routes.iter().map(kept).collect(),
+            rules: Vec::new(),
+            dpu_ports: Vec::new(),
+        };
+        assert!(!state.replace(read(vec![default_route(1, "10.0.0.1", 1)])));
+        // The last one leads through a link that does not exist: the kernel is about to drop it.
+        assert!(state.replace(read(vec![
+            default_route(2, "10.0.0.2", 2),
+            default_route(1, "10.0.0.3", 1),
+            default_route(9, "10.0.0.9", 1),
+        ])));
+        assert_eq!(gateways(&state), ["10.0.0.3", "10.0.0.2"]);
+    }
 }

@@ -15,8 +15,8 @@ use uplink_core::snapshot::LinkIndex;
 
 use super::asked::Asked;
 use super::wire::arp;
-use super::{AT_ONCE_MAX, filter, socket};
-use crate::clock;
+use super::{filter, socket};
+use crate::{clock, sys};
 
 /// The packet socket of one interface, kept: behind its filter it costs nothing.
 pub(super) struct Arp {
@@ -33,21 +33,14 @@ impl Arp {
 
     /// Asks everybody on the link who has `target`.
     pub(super) fn ask(&self, source: Ipv4Addr, target: Ipv4Addr) -> nix::Result<()> {
-        let mac = socket::own_mac(&self.socket).ok_or(Errno::ENODEV)?;
+        let mac = sys::packet::own_mac(&self.socket).ok_or(Errno::ENODEV)?;
         let frame = arp::request(mac, source, target);
         socket::send_again(|| send(self.socket.as_raw_fd(), &frame, MsgFlags::MSG_DONTWAIT).map(drop))
     }
 
     /// Reads the replies that wait.
     pub(super) fn drain(&self, asked: &mut Asked, answers: &mut Vec<Answer>) {
-        let mut buffer = [0; size_of::<socket::Buffer>()];
-        for _ in 0..AT_ONCE_MAX {
-            match socket::receive(&self.socket, &mut buffer) {
-                Ok(Some(packet)) => self.answer(asked, &packet, answers),
-                Ok(None) => return,
-                Err(_pending) => {}
-            }
-        }
+        socket::each(&self.socket, |packet| self.answer(asked, packet, answers));
     }
 
     /// The answers that a frame gives.

@@ -9,7 +9,7 @@ use uplink_core::snapshot::{Family, LinkIndex};
 
 use super::asked::Asked;
 use super::wire::echo::Echo;
-use super::{AT_ONCE_MAX, filter, socket};
+use super::{filter, socket};
 use crate::clock;
 
 /// The raw socket of one interface and family. Datagram sockets for ICMP would need no privilege,
@@ -37,14 +37,7 @@ impl Echoes {
 
     /// Reads the replies that wait.
     pub(super) fn drain(&self, asked: &mut Asked, answers: &mut Vec<Answer>) {
-        let mut buffer = [0; size_of::<socket::Buffer>()];
-        for _ in 0..AT_ONCE_MAX {
-            match socket::receive(&self.socket, &mut buffer) {
-                Ok(Some(packet)) => answers.extend(self.answer(asked, &packet)),
-                Ok(None) => return,
-                Err(_pending) => {}
-            }
-        }
+        socket::each(&self.socket, |packet| answers.extend(self.answer(asked, packet)));
     }
 
     /// The answer that a packet is, if it is one.

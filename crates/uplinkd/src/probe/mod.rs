@@ -17,18 +17,18 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::Socket;
 use thiserror::Error;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use uplink_core::event::{Input, Probe, ProbeId, Question};
 use uplink_core::snapshot::{Family, LinkIndex, Prefix};
 
 use crate::clock;
+use crate::sys::reactor::register;
 use arp::Arp;
 use asked::Asked;
 use icmp::Echoes;
@@ -36,8 +36,6 @@ use neighbour::Solicitations;
 use tcp::{Connect, Progress};
 use watch::Watch;
 
-/// Most packets read from one socket at once; what is left is read the next time.
-const AT_ONCE_MAX: usize = 256;
 /// Most connections that are being made at one time.
 const CONNECTS_MAX: usize = 64;
 
@@ -78,7 +76,7 @@ pub(crate) enum AskError {
         from: IpAddr,
     },
     /// No socket.
-    #[error("cannot open a socket on interface {} for {what}: {source}; CAP_NET_RAW is needed", link.0)]
+    #[error("cannot open a socket on interface {} for {what}: {source}{}", link.0, remedy(source))]
     Open {
         /// What for.
         what: &'static str,
@@ -118,8 +116,7 @@ impl Prober {
     pub(crate) fn new() -> Result<Self, ProbeError> {
         let epoll =
             Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|error| ProbeError::Set(error.into()))?;
-        let ready =
-            AsyncFd::register_with_interest(Ready(epoll), Interest::READABLE).map_err(ProbeError::Set)?;
+        let ready = register(Ready(epoll)).map_err(ProbeError::Set)?;
         let mut asked = Asked::new().map_err(ProbeError::Random)?;
         let random = asked.random().map_err(ProbeError::Random)?;
         #[expect(clippy::cast_possible_truncation, reason = "half of a random number is one")]
@@ -343,6 +340,14 @@ impl Prober {
     }
 }
 
+/// What to do where that is known.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; give the service CAP_NET_RAW",
+        _ => "",
+    }
+}
+
 /// Tells that no socket could be opened for `what`.
 fn unopened(what: &'static str, link: LinkIndex) -> impl FnOnce(io::Error) -> AskError {
     move |source| AskError::Open { what, link, source }
@@ -368,6 +373,12 @@ impl Ready {
     fn any(&self) -> io::Result<bool> {
         let ready = self.0.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO)?;
         Ok(ready > 0)
+    }
+}
+
+impl AsFd for Ready {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
     }
 }
 

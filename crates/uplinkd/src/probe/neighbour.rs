@@ -11,8 +11,8 @@ use uplink_core::snapshot::{Family, LinkIndex};
 
 use super::asked::Asked;
 use super::wire::neighbour;
-use super::{AT_ONCE_MAX, filter, socket};
-use crate::clock;
+use super::{filter, socket};
+use crate::{clock, sys};
 
 /// The hop limit of all neighbour discovery: what was forwarded does not have it (RFC 4861
 /// section 7.1).
@@ -39,7 +39,7 @@ impl Solicitations {
 
     /// Asks for `target` at its solicited-node group.
     pub(super) fn ask(&self, source: Ipv6Addr, target: Ipv6Addr) -> nix::Result<()> {
-        let mac = socket::own_mac(&self.interface).ok_or(Errno::ENODEV)?;
+        let mac = sys::packet::own_mac(&self.interface).ok_or(Errno::ENODEV)?;
         let message = neighbour::solicitation(mac, target);
         let group = IpAddr::V6(neighbour::solicited_node(target));
         let source = IpAddr::V6(source);
@@ -48,14 +48,7 @@ impl Solicitations {
 
     /// Reads the advertisements that wait.
     pub(super) fn drain(&self, asked: &mut Asked, answers: &mut Vec<Answer>) {
-        let mut buffer = [0; size_of::<socket::Buffer>()];
-        for _ in 0..AT_ONCE_MAX {
-            match socket::receive(&self.socket, &mut buffer) {
-                Ok(Some(packet)) => self.answer(asked, &packet, answers),
-                Ok(None) => return,
-                Err(_pending) => {}
-            }
-        }
+        socket::each(&self.socket, |packet| self.answer(asked, packet, answers));
     }
 
     /// The answers that a message gives.

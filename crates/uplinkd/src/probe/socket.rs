@@ -9,20 +9,19 @@ use std::thread;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, LinkAddr, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage,
-    getsockname, recvmsg, sendmsg, setsockopt, sockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmsg,
+    sendmsg, setsockopt, sockopt,
 };
 use nix::sys::time::TimeSpec;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
-use uplink_core::snapshot::{Family, LinkIndex, Mac};
+use uplink_core::snapshot::{Family, LinkIndex};
 
 use crate::sys;
 
-/// `ARPHRD_ETHER` (linux/if_arp.h).
-const ETHERNET: u16 = 1;
-
-/// Most bytes of a packet that we read.
-pub(super) type Buffer = [u8; 256];
+/// Most bytes of a packet that we read: an IPv4 header with all options and what is behind it.
+const READ_MAX: usize = 256;
+/// Most packets read from one socket at once.
+const AT_ONCE_MAX: usize = 256;
 
 /// A packet that came in.
 pub(super) struct Received<'a> {
@@ -47,7 +46,7 @@ pub(super) fn raw(family: Family, link: LinkIndex, filter: &[SockFilter]) -> io:
     socket.attach_filter(filter)?;
     bind_device(&socket, link)?;
     setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
-    flush(&socket);
+    each(&socket, |_| {});
     Ok(socket)
 }
 
@@ -62,8 +61,7 @@ pub(super) fn packet(
     let socket = Socket::new(Domain::PACKET, kind.nonblocking(), None)?;
     socket.attach_filter(filter)?;
     setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
-    let address = sys::packet::address(link, protocol)?;
-    nix::sys::socket::bind(socket.as_raw_fd(), &address)?;
+    sys::packet::bind(&socket, link, protocol)?;
     Ok(socket)
 }
 
@@ -72,13 +70,6 @@ pub(super) fn packet(
 pub(super) fn bind_device(socket: &Socket, link: LinkIndex) -> io::Result<()> {
     let index = NonZeroU32::new(link.0).ok_or(io::ErrorKind::InvalidInput)?;
     socket.bind_device_by_index_v4(Some(index))
-}
-
-/// The present Ethernet address of the interface that a packet socket is bound to; none if the
-/// interface is gone or not Ethernet.
-pub(super) fn own_mac(socket: &Socket) -> Option<Mac> {
-    let address: LinkAddr = getsockname(socket.as_raw_fd()).ok()?;
-    address.addr().filter(|_| address.hatype() == ETHERNET).map(Mac)
 }
 
 /// Sends `message` from `source` to `to` through `link`.
@@ -128,38 +119,17 @@ pub(super) const fn is_stale(error: Errno) -> bool {
     matches!(error, Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN)
 }
 
-/// The next packet, if there is one. An error is one that was pending; it is then no more.
-pub(super) fn receive<'a>(socket: &Socket, buffer: &'a mut Buffer) -> nix::Result<Option<Received<'a>>> {
-    let mut control = nix::cmsg_space!(TimeSpec, libc::c_int);
-    let mut slices = [IoSliceMut::new(buffer)];
-    let read = recvmsg::<SockaddrStorage>(
-        socket.as_raw_fd(),
-        &mut slices,
-        Some(&mut control),
-        MsgFlags::MSG_DONTWAIT,
-    );
-    let message = match read {
-        Ok(message) => message,
-        Err(Errno::EAGAIN) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let (mut stamp, mut hop_limit) = (None, None);
-    for note in message.cmsgs()? {
-        match note {
-            ControlMessageOwned::ScmTimestampns(at) => stamp = Some(at),
-            ControlMessageOwned::Ipv6HopLimit(limit) => hop_limit = Some(limit),
-            _ => {}
+/// Reads the packets that wait, a bounded number of them: what is left is read the next time.
+pub(super) fn each(socket: &Socket, mut hear: impl FnMut(&Received<'_>)) {
+    let mut buffer = [0; READ_MAX];
+    for _ in 0..AT_ONCE_MAX {
+        match receive(socket, &mut buffer) {
+            Ok(Some(packet)) => hear(&packet),
+            Ok(None) => return,
+            // It was pending, and is no more: packets may wait behind it.
+            Err(_) => {}
         }
     }
-    let from = message.address.as_ref().and_then(ip_address);
-    let length = message.bytes;
-    Ok(Some(Received { bytes: buffer.get(..length).unwrap_or_default(), stamp, from, hop_limit }))
-}
-
-/// Reads and drops all that waits.
-pub(super) fn flush(socket: &Socket) {
-    let mut buffer = [0; size_of::<Buffer>()];
-    while let Ok(Some(_)) = receive(socket, &mut buffer) {}
 }
 
 /// Closes packet sockets where nobody waits for it: the kernel lets all processors pass by first
@@ -188,4 +158,33 @@ fn send_with<S: nix::sys::socket::SockaddrLike>(
 fn ip_address(address: &SockaddrStorage) -> Option<IpAddr> {
     let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+}
+
+/// The next packet, if there is one. An error tells of an earlier packet or of the interface; reading
+/// it clears it.
+fn receive<'a>(socket: &Socket, buffer: &'a mut [u8]) -> nix::Result<Option<Received<'a>>> {
+    let mut control = nix::cmsg_space!(TimeSpec, libc::c_int);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let read = recvmsg::<SockaddrStorage>(
+        socket.as_raw_fd(),
+        &mut slices,
+        Some(&mut control),
+        MsgFlags::MSG_DONTWAIT,
+    );
+    let message = match read {
+        Ok(message) => message,
+        Err(Errno::EAGAIN) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let (mut stamp, mut hop_limit) = (None, None);
+    for note in message.cmsgs()? {
+        match note {
+            ControlMessageOwned::ScmTimestampns(at) => stamp = Some(at),
+            ControlMessageOwned::Ipv6HopLimit(limit) => hop_limit = Some(limit),
+            _ => {}
+        }
+    }
+    let from = message.address.as_ref().and_then(ip_address);
+    let length = message.bytes;
+    Ok(Some(Received { bytes: buffer.get(..length).unwrap_or_default(), stamp, from, hop_limit }))
 }

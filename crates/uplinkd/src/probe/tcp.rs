@@ -58,12 +58,21 @@ impl Connect {
     pub(super) fn look(&self, now: Instant) -> Progress {
         let answered = Progress::Answered(Answer { id: self.id, at: now, mac: None });
         match self.socket.take_error() {
-            Ok(Some(error)) if error.kind() == io::ErrorKind::ConnectionRefused => answered,
+            // Refused, or made and broken before we looked: a packet said so.
+            Ok(Some(error)) if is_word(&error) => answered,
             Ok(Some(_)) | Err(_) => Progress::Failed,
             Ok(None) if self.socket.peer_addr().is_ok() => answered,
             Ok(None) => Progress::Waiting,
         }
     }
+}
+
+/// Whether the one who was asked must have caused this error.
+fn is_word(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }
 
 /// The address, with the interface named where IPv6 needs it.

@@ -11,7 +11,7 @@ use uplink_core::snapshot::{Family, LinkIndex, Prefix};
 use uplink_core::time::Instant;
 
 use super::wire::ip;
-use super::{AT_ONCE_MAX, filter, socket};
+use super::{filter, socket};
 use crate::clock;
 
 /// How long a watch that has reported is kept open, to be set again: opening and closing packet
@@ -24,7 +24,8 @@ pub(super) struct Watch {
     except: Vec<Prefix>,
     /// When it was set. What the kernel received is not older.
     set: Instant,
-    reported: bool,
+    /// When it reported; it then rests until it is set again.
+    resting: Option<Instant>,
     pub(super) socket: Socket,
 }
 
@@ -39,8 +40,8 @@ impl Watch {
         let mut watch = Self {
             family,
             except: Vec::new(),
-            set: Instant::BOOT,
-            reported: false,
+            set: clock::now(),
+            resting: None,
             socket: socket::packet(Type::DGRAM, link, protocol, &filter::nothing())?,
         };
         // One packet is enough to know, and the queue should hold few.
@@ -57,34 +58,34 @@ impl Watch {
             Family::Ipv6 => &NEVER_FORWARDED_V6[..],
         };
         self.except = [never_forwarded, except].concat();
-        self.set = clock::now();
-        self.reported = false;
         let program = filter::forwarded(self.family, &self.except);
-        self.socket.attach_filter(&program)
+        self.socket.attach_filter(&program)?;
+        if self.resting.take().is_some() {
+            self.set = clock::now();
+        }
+        Ok(())
     }
 
     /// Whether it has reported and was not set again.
     pub(super) fn is_over(&self, now: Instant) -> bool {
-        self.reported && now.since(self.set) > KEPT
+        self.resting.is_some_and(|since| now.since(since) > KEPT)
     }
 
     /// When the first forwarded packet came, if one has come since the watch was set.
     pub(super) fn drain(&mut self) -> Option<Instant> {
-        if self.reported {
+        let mut first = None;
+        socket::each(&self.socket, |packet| {
+            if first.is_none() && self.is_forwarded(packet.bytes) {
+                first = Some(clock::from_wall(packet.stamp, self.set));
+            }
+        });
+        if self.resting.is_some() {
             return None;
         }
-        let mut buffer = [0; size_of::<socket::Buffer>()];
-        for _ in 0..AT_ONCE_MAX {
-            match socket::receive(&self.socket, &mut buffer) {
-                Ok(Some(packet)) if self.is_forwarded(packet.bytes) => {
-                    self.rest();
-                    return Some(clock::from_wall(packet.stamp, self.set));
-                }
-                Ok(Some(_)) | Err(_) => {}
-                Ok(None) => return None,
-            }
+        if first.is_some() {
+            self.rest();
         }
-        None
+        first
     }
 
     /// Whether a router must have sent this packet: the kernel's filter knows the first prefixes
@@ -96,11 +97,10 @@ impl Watch {
 
     /// Receives nothing more until it is set again.
     fn rest(&mut self) {
-        self.reported = true;
-        // A filter that is not taken leaves the old one: then packets come, and are not looked at
-        // until the socket is closed.
+        self.resting = Some(clock::now());
+        // Should the filter not be taken, then packets come, are read, and told to nobody.
         let _best_effort = self.socket.attach_filter(&filter::nothing());
-        socket::flush(&self.socket);
+        socket::each(&self.socket, |_| {});
     }
 }
 

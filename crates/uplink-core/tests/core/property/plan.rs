@@ -77,6 +77,7 @@ proptest! {
             hop: default_route(link, family).hops[0].clone(),
             attributes: Attributes::default(),
             keep_only: false,
+            below: None,
         });
         let planned = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[]);
         for op in &planned.ops {

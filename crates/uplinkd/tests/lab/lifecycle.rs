@@ -1,0 +1,251 @@
+//! Beginnings and ends: clean stops, crashes, restarts, a second instance.
+
+use std::time::Duration;
+
+use libtest_mimic::{Failed, Trial};
+use nix::sys::signal::Signal;
+use uplink_core::snapshot::{Family, TABLE_MAIN, protocol};
+use uplink_core::time::Instant;
+use uplink_lab::{Change, Fault, Site, now, pass};
+
+use crate::program::uplinkd;
+use crate::scene::{Outcome, PATIENCE, PCI, SOON, Scene, daemon, trial};
+
+/// Where one process leaves its memory for the next.
+const MEMORY: &str = "/run/uplinkd/memory.json";
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("stopped with a pin: no trace", stopped_with_pin),
+        trial("stopped in an outage with a pin to management: no trace", stopped_in_outage),
+        trial("stopped in placement table: no trace", stopped_in_table),
+        trial("stopped while standing aside: no trace, and nothing was written", stopped_aside),
+        trial("killed: the host goes on routing, the next start writes nothing", killed),
+        trial("killed fifteen times while writing: no lookup fails, no trace in the end", killed_often),
+        trial("killed in the midst of moves: the next process completes them", killed_while_moving),
+        trial("restarted: no packet lost, no route written", restarted),
+        trial("restarted in the second outage: stays on management, the wait stays doubled", damped),
+        trial("stopped, and started while the port is silent: no move to it", started_while_silent),
+        trial("killed before it remembered a move: the kernel's table counts", forgetful),
+        trial("memory damaged: it says so, begins afresh and keeps the pin", damaged_memory),
+        trial("a second instance is refused, the first goes on", second_instance),
+    ]
+}
+
+fn stopped_with_pin() -> Outcome {
+    let scene = Scene::usual()?;
+    for family in Family::ALL {
+        assert_eq!(scene.pins(family)?.len(), 1, "{family} pins");
+    }
+    let ending = scene.finish()?;
+    assert!(ending.streams.iter().all(|stream| stream.lost == 0), "packets were lost: {ending:?}");
+    Ok(())
+}
+
+fn stopped_in_outage() -> Outcome {
+    let site = Site::builder().without_default_routes().build()?;
+    site.worker.give_pci("port", PCI)?;
+    site.lay_default(&site.port, "port", 100)?;
+    site.lay_default(&site.mgmt, "mgmt", 200)?;
+    let scene = Scene::begin(site, "")?;
+    let fault = scene.site.port.cable.fault(&[Fault::Silent]);
+    scene.moves_to("mgmt", fault, SOON)?;
+    for family in Family::ALL {
+        assert_eq!(scene.pins(family)?.len(), 1, "{family} pins");
+    }
+    scene.finish()?;
+    Ok(())
+}
+
+fn stopped_in_table() -> Outcome {
+    let scene = Scene::configured("placement = \"table\"")?;
+    for family in Family::ALL {
+        let pins = scene.pins(family)?;
+        assert!(pins.iter().all(|pin| pin.table != TABLE_MAIN), "{family}: {pins:?}");
+    }
+    scene.finish()?;
+    Ok(())
+}
+
+fn stopped_aside() -> Outcome {
+    let site = Site::new()?;
+    site.worker.give_pci("port", PCI)?;
+    let (port, mgmt) = (&site.port, &site.mgmt);
+    for (family, port, mgmt) in [
+        ("-4", port.gateway4.to_string(), mgmt.gateway4.to_string()),
+        ("-6", port.gateway6.to_string(), mgmt.gateway6.to_string()),
+    ] {
+        site.worker.ip(&format!(
+            "{family} route add default proto static metric 50 \
+             nexthop via {port} dev port nexthop via {mgmt} dev mgmt"
+        ))?;
+    }
+    let scene = Scene::begin(site, "")?;
+    scene.daemon.wait_for_note("that it stands aside", Instant::BOOT, SOON, |note| {
+        note.matches("standing aside: the best default route is multipath").count() == 2
+    })?;
+    assert_eq!(scene.writes(Instant::BOOT), []);
+    scene.finish()?;
+    Ok(())
+}
+
+fn killed() -> Outcome {
+    let mut scene = Scene::usual()?;
+    let killed = end(&mut scene, Signal::SIGKILL)?;
+    scene.stays(Duration::from_millis(500))?;
+    scene.start_again("")?;
+    scene.stays(PATIENCE + PATIENCE / 2)?;
+    assert_eq!(scene.writes(killed), [], "the pin was to be taken over");
+    let ending = scene.finish()?;
+    assert!(ending.streams.iter().all(|stream| stream.lost == 0), "packets were lost: {ending:?}");
+    Ok(())
+}
+
+fn killed_often() -> Outcome {
+    const PLACES: [&str; 2] = ["placement = \"main\"", "placement = \"table\""];
+    let site = Site::new()?;
+    site.worker.give_pci("port", PCI)?;
+    let mut scene = Scene::paced(site, PLACES[0], Duration::from_micros(500))?;
+    scene.leads_to("port")?;
+    end(&mut scene, Signal::SIGKILL)?;
+    // Each process finds the pin in the other place and moves it there: a row of operations, which
+    // is cut off at another point each time.
+    for round in 1..=15 {
+        let since = now();
+        scene.daemon = daemon(PLACES[round % 2]).start(&scene.site.worker)?;
+        kill_in_the_act(&mut scene, since, round)?;
+    }
+    scene.start_again(PLACES[0])?;
+    scene.leads_to("port")?;
+    let ending = scene.finish()?;
+    assert!(ending.streams.iter().all(|stream| stream.lost == 0), "packets were lost: {ending:?}");
+    Ok(())
+}
+
+fn killed_while_moving() -> Outcome {
+    const TOML: &str = "patience = \"200ms\"\nreturn_after = \"0s\"\nplacement = \"table\"";
+    let site = Site::new()?;
+    site.worker.give_pci("port", PCI)?;
+    let mut scene = Scene::paced(site, TOML, Duration::from_micros(500))?;
+    scene.leads_to("port")?;
+    for round in 0..3 {
+        let fault = scene.site.port.cable.fault(&[Fault::Silent]);
+        kill_in_the_act(&mut scene, fault, 2 * round)?;
+        scene.start_again(TOML)?;
+        scene.leads_to("mgmt")?;
+        let healed = scene.site.port.cable.heal();
+        kill_in_the_act(&mut scene, healed, 2 * round + 1)?;
+        scene.start_again(TOML)?;
+        scene.leads_to("port")?;
+    }
+    scene.finish()?;
+    Ok(())
+}
+
+/// Kills the daemon at or after the first route or rule that it writes, each round at another point
+/// of what it does then.
+fn kill_in_the_act(scene: &mut Scene, since: Instant, round: usize) -> Outcome {
+    let ours = |change: &Change| change.protocol() == Some(protocol::UPLINKD);
+    scene.changes.wait_for("a route of ours", since, SOON, ours)?;
+    pass(Duration::from_micros([0, 30, 80, 150, 300, 600, 1000][round % 7]));
+    end(scene, Signal::SIGKILL)?;
+    Ok(())
+}
+
+fn restarted() -> Outcome {
+    let mut scene = Scene::usual()?;
+    let restart = end(&mut scene, Signal::SIGUSR2)?;
+    scene.start_again("")?;
+    for family in Family::ALL {
+        scene.becomes("port", family, "up")?;
+    }
+    scene.stays(PATIENCE)?;
+    assert_eq!(scene.writes(restart), []);
+    let ending = scene.finish()?;
+    assert!(ending.streams.iter().all(|stream| stream.lost == 0), "packets were lost: {ending:?}");
+    Ok(())
+}
+
+fn damped() -> Outcome {
+    const TOML: &str = "patience = \"400ms\"\nreturn_after = \"1s\"";
+    let mut scene = Scene::configured(TOML)?;
+    let port = &scene.site.port.cable;
+    scene.moves_to("mgmt", port.fault(&[Fault::Silent]), SOON)?;
+    scene.moves_to("port", port.heal(), SOON)?;
+    scene.moves_to("mgmt", port.fault(&[Fault::Silent]), SOON)?;
+    end(&mut scene, Signal::SIGUSR2)?;
+    scene.start_again(TOML)?;
+    scene.stays(Duration::from_millis(800))?;
+    let healed = scene.site.port.cable.heal();
+    for back in scene.moves_to("port", healed, SOON)? {
+        let after = back.since(healed);
+        assert!(after >= Duration::from_secs(2), "it came back {after:?} after the second outage");
+    }
+    scene.finish()?;
+    Ok(())
+}
+
+fn started_while_silent() -> Outcome {
+    let mut scene = Scene::usual()?;
+    scene.daemon.stop(SOON)?;
+    scene.leads_to("mgmt")?;
+    scene.site.port.cable.fault(&[Fault::Silent]);
+    let since = now();
+    scene.start_again("")?;
+    scene.stays(2 * PATIENCE)?;
+    assert_eq!(scene.writes(since), []);
+    scene.finish()?;
+    Ok(())
+}
+
+fn forgetful() -> Outcome {
+    let mut scene = Scene::usual()?;
+    // It answers when it has done all that belongs to the decision, its memory included.
+    scene.daemon.status()?;
+    let memory = std::fs::read(scene.site.worker.path(MEMORY))?;
+    let fault = scene.site.port.cable.fault(&[Fault::Silent]);
+    scene.moves_to("mgmt", fault, SOON)?;
+    let since = end(&mut scene, Signal::SIGKILL)?;
+    scene.site.worker.write(MEMORY, memory)?;
+    scene.start_again("")?;
+    scene.stays(2 * PATIENCE)?;
+    assert_eq!(scene.writes(since), []);
+    scene.finish()?;
+    Ok(())
+}
+
+fn damaged_memory() -> Outcome {
+    let mut scene = Scene::usual()?;
+    let since = end(&mut scene, Signal::SIGUSR2)?;
+    scene.site.worker.write(MEMORY, "{\"boot_id\": \"")?;
+    scene.start_again("")?;
+    scene.daemon.wait_for_log("a word on the memory", since, SOON, |line| {
+        line.contains(&format!("failed to read {MEMORY}")) && line.contains("beginning without memory")
+    })?;
+    scene.stays(PATIENCE)?;
+    assert_eq!(scene.writes(since), [], "the pin was to be taken over");
+    scene.finish()?;
+    Ok(())
+}
+
+fn second_instance() -> Outcome {
+    let scene = Scene::usual()?;
+    let (since, lines) = (now(), scene.daemon.log().len());
+    let second = uplinkd(&scene.site.worker, &["run"])?;
+    assert_eq!(second.code, Some(1), "{}", second.said);
+    let clear = second.said.contains("another uplinkd is running") && second.said.contains("stop it first");
+    assert!(clear, "{}", second.said);
+    assert_eq!(scene.writes(since), []);
+    assert_eq!(scene.daemon.log().len(), lines, "the first noticed: {:?}", scene.daemon.log());
+    scene.daemon.status()?;
+    scene.moves_to("mgmt", scene.site.port.cable.fault(&[Fault::Silent]), SOON)?;
+    scene.finish()?;
+    Ok(())
+}
+
+/// Ends the daemon, and gives the moment right before.
+fn end(scene: &mut Scene, signal: Signal) -> Result<Instant, Failed> {
+    let moment = scene.daemon.signal(signal)?;
+    scene.daemon.wait_end(SOON)?;
+    Ok(moment)
+}

@@ -1,0 +1,59 @@
+//! The daemon on real packets: each test checks the kernel's table, its answers to lookups, and a
+//! stream of packets, in both families where they apply.
+#![allow(
+    clippy::disallowed_macros,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test program with its own main: it may print and panic"
+)]
+
+mod aside;
+mod boot;
+mod configuration;
+mod control;
+mod ipv6;
+mod lifecycle;
+mod links;
+mod loss;
+mod placement;
+mod program;
+mod routes;
+mod scene;
+mod silence;
+mod stalls;
+mod targets;
+mod uplinks;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// One entry a subject.
+const SUBJECTS: &[fn() -> Vec<Trial>] = &[
+    aside::trials,
+    boot::trials,
+    configuration::trials,
+    control::trials,
+    ipv6::trials,
+    lifecycle::trials,
+    links::trials,
+    loss::trials,
+    placement::trials,
+    routes::trials,
+    silence::trials,
+    stalls::trials,
+    targets::trials,
+    uplinks::trials,
+];
+
+fn main() {
+    // Namespaces are entered while there is one thread.
+    if let Err(error) = uplink_lab::enter() {
+        panic!("{error}");
+    }
+    let mut arguments = Arguments::from_args();
+    // More hosts at a time than this make each other late on two cores.
+    arguments.test_threads = arguments.test_threads.or(Some(4));
+    let trials: Vec<Trial> = SUBJECTS.iter().flat_map(|subject| subject()).collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
