@@ -93,6 +93,21 @@ fn preempt_says_when_a_better_path_is_taken() {
 }
 
 #[test]
+fn a_port_that_keeps_failing_is_mostly_left_alone() {
+    let mut bench = steered_worker();
+    // Forty falls in 2000 s: taken twice in ten minutes, before its falls there are forgotten.
+    for _ in 0..40 {
+        bench.silence(PORT);
+        bench.run(secs(5));
+        bench.revive(PORT);
+        bench.run(secs(45));
+    }
+    for family in Family::ALL {
+        assert!(bench.moves(family) <= 16, "{:#?}", bench.elections);
+    }
+}
+
+#[test]
 fn the_first_of_two_dpus_is_preferred_and_the_second_stands_in() {
     let mut bench = worker();
     bench.plug_dpu(PORT_B, "ens2f0np0", 0x41);

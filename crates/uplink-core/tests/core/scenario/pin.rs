@@ -166,6 +166,22 @@ fn it_moves_below_a_new_foreign_default() {
 }
 
 #[test]
+fn it_moves_in_one_step_where_no_other_default_stands() {
+    let mut bench = steered_worker();
+    // The gateways are remembered; IPv6 routers would have withdrawn theirs.
+    bench.forget_routes(|route| route.is_default() && route.family == Family::Ipv4);
+    bench.run(secs(2));
+    for _ in 0..3 {
+        bench.silence(PORT);
+        bench.run(secs(3));
+        assert_eq!(bench.way(Family::Ipv4), Some(MGMT));
+        bench.revive(PORT);
+        bench.run(secs(140));
+        assert_eq!(bench.way(Family::Ipv4), Some(PORT));
+    }
+}
+
+#[test]
 fn it_stays_where_it_is_when_others_move_up() {
     let mut bench = steered_worker();
     let writes = bench.writes();
