@@ -48,7 +48,8 @@ pub struct Core {
     boot_id: String,
     memory: Memory,
     clock: Wakefulness,
-    /// The end of the wait for a tier-1 port; none once READY was told, in this process or before.
+    /// The end of the wait for a tier-1 port, in real time: somebody waits for READY. None once that was
+    /// told, in this process or before.
     boot_until: Option<Instant>,
     ready: bool,
     snapshot: Option<Snapshot>,
@@ -373,7 +374,7 @@ impl Core {
             now,
             patience: self.policy.patience,
             preempt: self.policy.preempt,
-            boot_until: self.boot_until,
+            boot_until: self.boot_until(),
         };
         for family in Family::ALL {
             let suspected = self.elected_judge(family).and_then(Judge::suspected);
@@ -431,7 +432,7 @@ impl Core {
         if self.ready {
             return;
         }
-        let waited = self.boot_until.is_none_or(|until| now >= until);
+        let waited = self.boot_until().is_none_or(|until| now >= until);
         let in_use = |family| paths(&self.uplinks).any(|(key, _)| key.family == family);
         let mut used = self.families.iter().filter(|state| in_use(state.family)).peekable();
         let decided = used.peek().is_some() && used.all(|state| state.election.elected().is_some());
@@ -497,6 +498,11 @@ impl Core {
             }
         }
         (!dry).then_some(planned)
+    }
+
+    /// The end of the wait for a tier-1 port, in awake time.
+    fn boot_until(&self) -> Option<Instant> {
+        self.boot_until.map(|until| self.clock.awake(until))
     }
 
     fn wanted(&self, family: Family) -> Option<Wanted> {
@@ -571,7 +577,7 @@ impl Core {
             .families
             .iter()
             .map(|state| state.election.deadline(self.policy.patience).min(state.contest.deadline(now)));
-        let boot = self.boot_until.unwrap_or(Instant::NEVER);
+        let boot = self.boot_until().unwrap_or(Instant::NEVER);
         // A deadline that has passed was acted on in this turn, or waits for an input.
         let families = families.filter(|at| *at > now);
         let next = judges.chain(families).min().unwrap_or(Instant::NEVER);

@@ -48,6 +48,18 @@ fn a_port_on_the_bus_is_waited_for() {
 }
 
 #[test]
+fn nobody_waits_longer_because_the_machine_stalls() {
+    let mut bench = without_port(true);
+    bench.start();
+    for _ in 0..50 {
+        bench.stall(ms(200));
+        bench.run(ms(300));
+    }
+    bench.run(secs(7));
+    assert!(waited(&bench) <= secs(31), "{:?}", waited(&bench));
+}
+
+#[test]
 fn without_a_port_on_the_bus_nobody_waits() {
     let mut bench = without_port(false);
     bench.start();
