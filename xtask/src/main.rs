@@ -8,6 +8,7 @@
 )]
 
 mod deps;
+mod planted;
 mod run;
 
 use std::process::ExitCode;
@@ -31,6 +32,8 @@ enum Task {
     Demo,
     /// Install or name what is missing, then run every check and every test
     Test,
+    /// Plant known bugs in the core, one at a time, and show which tests find them
+    Planted,
     /// Install or name the programs that tests and demo need
     InstallDeps,
 }
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Task::Demo => demo(),
         Task::Test => test(),
+        Task::Planted => planted::find(),
         Task::InstallDeps => step("programs that tests need", || deps::programs(&deps::FOR_TESTS)),
     };
     match done {
@@ -74,5 +78,9 @@ fn test() -> Result<(), Failure> {
             .run()
     })?;
     step("licences, sources and duplicates of dependencies", deps::deny)?;
-    step("tests", || cargo(["test", "--workspace"]).run())
+    step("tests", || cargo(["test", "--workspace", "--exclude", "uplinkd"]).run())?;
+    step("tests of the daemon", || cargo(["test", "--package", "uplinkd", "--bins", "--test", "lab"]).run())?;
+    step("promises that are figures, one at a time, as released", || {
+        cargo(["test", "--release", "--package", "uplinkd", "--test", "promises"]).run()
+    })
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Instant;
 
@@ -51,6 +51,12 @@ pub(crate) fn release() -> Result<PathBuf, Failure> {
 /// A program and its arguments.
 pub(crate) struct Program(Command);
 
+/// The root of the repository.
+pub(crate) fn root() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    folder.parent().unwrap_or(folder).to_owned()
+}
+
 /// The cargo that runs us.
 pub(crate) fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Program {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -60,7 +66,7 @@ pub(crate) fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Program
 /// A program in the root of the repository.
 pub(crate) fn program<'a>(name: impl AsRef<OsStr>, arguments: impl IntoIterator<Item = &'a str>) -> Program {
     let mut command = Command::new(name);
-    command.args(arguments).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    command.args(arguments).current_dir(root());
     Program(command)
 }
 
@@ -75,6 +81,20 @@ impl Program {
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.0.env(name, value);
         self
+    }
+
+    /// In this folder.
+    pub(crate) fn within(mut self, folder: &Path) -> Self {
+        self.0.current_dir(folder);
+        self
+    }
+
+    /// Runs it and returns what it printed if it failed; none if it did not.
+    pub(crate) fn failing_output(mut self) -> Result<Option<String>, Failure> {
+        let name = self.name();
+        let output = self.0.output().map_err(|error| Failure::Start(name, error))?;
+        let printed = [output.stdout, output.stderr].concat();
+        Ok((!output.status.success()).then(|| String::from_utf8_lossy(&printed).into_owned()))
     }
 
     /// Runs it in sight of the user.

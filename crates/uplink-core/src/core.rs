@@ -236,7 +236,7 @@ impl Core {
     fn answered(&mut self, answer: Answer, now: Instant) {
         let at = self.clock.awake(answer.at);
         let limits = self.limits;
-        self.judges.values_mut().any(|judge| judge.answered(answer.id, at, now, limits));
+        self.judges.values_mut().any(|judge| judge.answered(answer, at, now, limits));
     }
 
     fn forwarded(&mut self, link: LinkIndex, family: Family, at: Instant, now: Instant) {

@@ -183,7 +183,7 @@ pub enum GatewaySource {
     Advertisement,
     /// The next hop of another route from DHCP.
     Dhcp,
-    /// It worked here before, and its Ethernet address and the prefix are still the same.
+    /// It works here, though the route that named it is gone; the prefix is still the same.
     Memory,
 }
 

@@ -47,7 +47,7 @@ impl Core {
             health: health(judge.standing(), self.family(path.family).election.shared()),
             gateway,
             learned,
-            last_answer: judge.last_answer().map(|at| self.clock.real(at)),
+            last_answer: judge.heard(),
             loss_percent: judge.loss_percent(),
             asked: judge.asked(),
             returns_at: judge

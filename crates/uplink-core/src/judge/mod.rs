@@ -18,7 +18,7 @@ mod targets;
 use std::time::Duration;
 
 use crate::discover::{Path, Way};
-use crate::event::ProbeId;
+use crate::event::{Answer, ProbeId};
 use crate::memory::Remembered;
 use crate::status::{Cause, Health, Kind, TargetStatus};
 use crate::time::Instant;
@@ -97,6 +97,8 @@ pub(crate) struct Judge {
     targets: Targets,
     comeback: Comeback,
     standing: Standing,
+    /// The kernel's stamp of the gateway's last answer: real time, not awake time.
+    heard: Option<Instant>,
     /// The health that people were told last.
     told: Health,
 }
@@ -109,6 +111,7 @@ impl Judge {
             targets: Targets::default(),
             comeback: Comeback::new(remembered),
             standing: Standing::Broken(Cause::Link),
+            heard: None,
             told: Health::Unknown,
         }
     }
@@ -116,6 +119,7 @@ impl Judge {
     /// The path as discovered now; `probe_way` says whether questions to targets would leave by it.
     pub(crate) fn discovered(&mut self, path: &Path, probe_way: bool, now: Instant) {
         if self.way != path.way {
+            self.heard = None;
             self.gateway = match path.way {
                 Way::Gateway { link, gateway, source, .. } => {
                     Some(Gateway::new(path.family, link, gateway, source, now))
@@ -165,9 +169,15 @@ impl Judge {
     }
 
     /// An answer; false if the question was not this judge's.
-    pub(crate) fn answered(&mut self, id: ProbeId, at: Instant, now: Instant, limits: Limits) -> bool {
-        self.gateway.as_mut().is_some_and(|gateway| gateway.answered(id, at, now, limits))
-            || self.targets.answered(id)
+    ///
+    /// `at` is the answer's stamp in awake time.
+    pub(crate) fn answered(&mut self, answer: Answer, at: Instant, now: Instant, limits: Limits) -> bool {
+        let gateway =
+            self.gateway.as_mut().is_some_and(|gateway| gateway.answered(answer.id, at, now, limits));
+        if gateway {
+            self.heard = self.heard.max(Some(answer.at));
+        }
+        gateway || self.targets.answered(answer.id)
     }
 
     /// The question could not be sent.
@@ -232,6 +242,11 @@ impl Judge {
             self.gateway.as_ref().and_then(Gateway::proved_at).max(self.targets.proved_at())
         };
         proved.is_some_and(|proved| proved >= since)
+    }
+
+    /// The kernel's stamp of the gateway's last answer, for people.
+    pub(crate) const fn heard(&self) -> Option<Instant> {
+        self.heard
     }
 
     pub(crate) fn last_answer(&self) -> Option<Instant> {

@@ -5,6 +5,7 @@
 
 mod arp;
 mod asked;
+mod closer;
 mod filter;
 mod icmp;
 mod neighbour;
@@ -31,6 +32,7 @@ use crate::clock;
 use crate::sys::reactor::register;
 use arp::Arp;
 use asked::Asked;
+use closer::Closer;
 use icmp::Echoes;
 use neighbour::Solicitations;
 use tcp::{Connect, Progress};
@@ -51,6 +53,7 @@ pub(crate) struct Prober {
     solicitations: BTreeMap<LinkIndex, Solicitations>,
     connects: BTreeMap<ProbeId, Connect>,
     watches: BTreeMap<(LinkIndex, Family), Watch>,
+    closer: Closer,
 }
 
 /// Why there can be no prober.
@@ -130,6 +133,7 @@ impl Prober {
             solicitations: BTreeMap::new(),
             connects: BTreeMap::new(),
             watches: BTreeMap::new(),
+            closer: Closer::default(),
         })
     }
 
@@ -177,8 +181,9 @@ impl Prober {
 
     /// Stops watching.
     pub(crate) fn unwatch(&mut self, link: LinkIndex, family: Family) {
-        let watch = self.watches.remove(&(link, family));
-        socket::close_aside(watch.map(|watch| watch.socket).into_iter().collect());
+        if let Some(watch) = self.watches.get_mut(&(link, family)) {
+            watch.rest();
+        }
     }
 
     /// Closes all sockets of an interface that is gone.
@@ -190,7 +195,7 @@ impl Prober {
         let solicitations = self.solicitations.remove(&link).map(|s| s.interface);
         let watches = self.watches.extract_if(.., |(at, _), _| *at == link);
         let watches = watches.map(|(_, watch)| watch.socket);
-        socket::close_aside(arp.into_iter().chain(solicitations).chain(watches).collect());
+        self.closer.close(arp.into_iter().chain(solicitations).chain(watches));
     }
 
     /// Returns when [`Prober::drain`] has something to read. Dropping the future loses nothing.
@@ -284,7 +289,7 @@ impl Prober {
         let sent = arp.ask(from, to);
         if sent.is_err_and(socket::is_stale) {
             let stale = self.arps.remove(&probe.link);
-            socket::close_aside(stale.map(|arp| arp.socket).into_iter().collect());
+            self.closer.close(stale.map(|arp| arp.socket));
         }
         self.noted(probe, sent).map_err(unsent(what, probe, to.into()))
     }
@@ -304,7 +309,7 @@ impl Prober {
         let sent = solicitations.ask(from, to);
         if sent.is_err_and(socket::is_stale) {
             let stale = self.solicitations.remove(&probe.link);
-            socket::close_aside(stale.map(|s| s.interface).into_iter().collect());
+            self.closer.close(stale.map(|s| s.interface));
         }
         self.noted(probe, sent).map_err(unsent(what, probe, to.into()))
     }
@@ -336,7 +341,7 @@ impl Prober {
         let now = clock::now();
         self.connects.retain(|_, connect| !connect.is_over(now));
         let over = self.watches.extract_if(.., |_, watch| watch.is_over(now));
-        socket::close_aside(over.map(|(_, watch)| watch.socket).collect());
+        self.closer.close(over.map(|(_, watch)| watch.socket));
     }
 }
 

@@ -4,7 +4,6 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::os::fd::AsRawFd;
-use std::thread;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -130,16 +129,6 @@ pub(super) fn each(socket: &Socket, mut hear: impl FnMut(&Received<'_>)) {
             Err(_) => {}
         }
     }
-}
-
-/// Closes packet sockets where nobody waits for it: the kernel lets all processors pass by first
-/// (`synchronize_net` in `packet_release`), 8 to 16 ms measured.
-pub(super) fn close_aside(sockets: Vec<Socket>) {
-    if sockets.is_empty() {
-        return;
-    }
-    // Without a thread to be had, the sockets are dropped with the closure, here.
-    let _detached = thread::Builder::new().name("close".to_owned()).spawn(move || drop(sockets));
 }
 
 /// One `sendmsg` that does not wait.

@@ -14,9 +14,9 @@ use super::wire::ip;
 use super::{filter, socket};
 use crate::clock;
 
-/// How long a watch that has reported is kept open, to be set again: opening and closing packet
-/// sockets at the rate of a loaded link would cost more than the watching.
-const KEPT: Duration = Duration::from_secs(1);
+/// How long a watch that rests is kept open, to be set again: opening and closing packet sockets at
+/// the rate of a lossy or loaded link would cost more than the watching.
+const KEPT: Duration = Duration::from_secs(60);
 
 /// A packet socket on one interface, for one family.
 pub(super) struct Watch {
@@ -96,7 +96,10 @@ impl Watch {
     }
 
     /// Receives nothing more until it is set again.
-    fn rest(&mut self) {
+    pub(super) fn rest(&mut self) {
+        if self.resting.is_some() {
+            return;
+        }
         self.resting = Some(clock::now());
         // Should the filter not be taken, then packets come, are read, and told to nobody.
         let _best_effort = self.socket.attach_filter(&filter::nothing());
