@@ -60,6 +60,10 @@ proptest! {
         bench.stop();
         prop_assert!(!bench.kernel.has_ours(), "a stop left {:#?}", bench.kernel.routes);
     }
+}
+
+proptest! {
+    #![proptest_config(config(64))]
 
     /// Whatever happened before: when all is well again, the port is taken in the end.
     #[test]

@@ -26,15 +26,15 @@ fn steered_with(patience: Duration) -> Bench {
 #[test]
 fn it_is_left_when_patience_ends_and_not_before() {
     for patience in [secs(1), ms(300), ms(200)] {
-        for offset in 0..40 {
+        for offset in 0..20 {
             let mut bench = steered_with(patience);
-            bench.run(patience * offset / 40);
+            bench.run(patience * offset / 20);
             bench.silence(PORT);
             let signs: Vec<_> =
                 Family::ALL.iter().map(|family| bench.world.heard[&(PORT, *family)].at).collect();
             let after = bench.until(secs(5), |bench| bench.leaves_by(MGMT));
             let after = after.unwrap_or_else(|| panic!("{patience:?}: never left"));
-            assert!(after <= patience + MARGIN, "{patience:?}, at {offset}/40: left after {after:?}");
+            assert!(after <= patience + MARGIN, "{patience:?}, at {offset}/20: left after {after:?}");
             for (family, sign) in Family::ALL.iter().zip(signs) {
                 let left = bench.elections.iter().rfind(|e| e.family == *family).expect("it moved").at;
                 assert!(left.since(sign) >= patience, "{patience:?}: left {:?} early", left.since(sign));
