@@ -36,9 +36,10 @@ pub enum Op {
     AddRoute(OwnRoute),
     /// Delete this route, naming protocol, table, metric, gateway and interface.
     DeleteRoute(OwnRoute),
-    /// Add this rule; refuse if it exists.
+    /// Add this rule behind all others of its preference, even if the same one stands before them: so
+    /// their order can be mended without a moment in which one is missing.
     AddRule(OwnRule),
-    /// Delete this rule, naming everything it has.
+    /// Delete the first rule that is just like this one.
     DeleteRule(OwnRule),
 }
 

@@ -228,9 +228,10 @@ impl<'a> Table<'a> {
         match forms.as_slice() {
             [RuleForm::MainWithoutDefault, RuleForm::Pin] => Vec::new(),
             [RuleForm::MainWithoutDefault] => vec![Op::AddRule(rule(RuleForm::Pin))],
+            // New ones behind, then the old ones away: the first that is alike is the old one.
             _ => {
                 let add = [RuleForm::MainWithoutDefault, RuleForm::Pin].map(|form| Op::AddRule(rule(form)));
-                self.remove_rules().into_iter().chain(add).collect()
+                add.into_iter().chain(self.remove_rules()).collect()
             }
         }
     }

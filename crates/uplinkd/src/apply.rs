@@ -68,7 +68,7 @@ impl Applier {
         let (request, flags) = match op {
             Op::AddRoute(route) => (RouteNetlinkMessage::NewRoute(new_route(route)), ADD),
             Op::DeleteRoute(route) => (RouteNetlinkMessage::DelRoute(old_route(route)), 0),
-            Op::AddRule(rule) => (RouteNetlinkMessage::NewRule(rule_message(rule)), ADD),
+            Op::AddRule(rule) => (RouteNetlinkMessage::NewRule(rule_message(rule)), NLM_F_CREATE),
             Op::DeleteRule(rule) => (RouteNetlinkMessage::DelRule(rule_message(rule)), 0),
         };
         self.requests.carry_out(request, flags)

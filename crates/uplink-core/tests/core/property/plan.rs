@@ -1,7 +1,7 @@
 //! The plan alone, from any table to what is wanted.
 
 use proptest::collection::vec;
-use proptest::prelude::{Strategy, any, prop_oneof};
+use proptest::prelude::{Strategy, prop_oneof};
 use proptest::sample::select;
 use proptest::{prop_assert, prop_assert_eq, proptest};
 use uplink_core::event::Outcome;
@@ -19,8 +19,8 @@ use crate::sim::site::{MGMT, PORT, default_route, worker};
 enum Standing {
     Foreign(LinkIndex, u32),
     Pin(LinkIndex, u32, u32),
-    /// The first of our rules, or both: the order in which we lay them.
-    Rules(bool),
+    /// Rules of ours, as somebody may have left them.
+    Rules(Vec<RuleForm>),
 }
 
 fn standing() -> impl Strategy<Value = Standing> {
@@ -30,7 +30,7 @@ fn standing() -> impl Strategy<Value = Standing> {
         (link(), metric()).prop_map(|(link, metric)| Standing::Foreign(link, metric)),
         (link(), select(vec![TABLE_MAIN, TABLE_PIN]), metric())
             .prop_map(|(link, table, metric)| Standing::Pin(link, table, metric)),
-        any::<bool>().prop_map(Standing::Rules),
+        vec(select(vec![RuleForm::MainWithoutDefault, RuleForm::Pin]), 1..4).prop_map(Standing::Rules),
     ]
 }
 
@@ -48,10 +48,9 @@ fn kernel(family: Family, standing: &[Standing]) -> Kernel {
                 let pin = OwnRoute::new(family, *table, *metric, hop, Attributes::default());
                 let _ = kernel.carry_out(&Op::AddRoute(pin));
             }
-            Standing::Rules(both) => {
-                let forms = [RuleForm::MainWithoutDefault, RuleForm::Pin];
-                for form in forms.into_iter().take(if *both { 2 } else { 1 }) {
-                    let _ = kernel.carry_out(&Op::AddRule(OwnRule::new(family, form)));
+            Standing::Rules(forms) => {
+                for form in forms {
+                    let _ = kernel.carry_out(&Op::AddRule(OwnRule::new(family, *form)));
                 }
             }
         }

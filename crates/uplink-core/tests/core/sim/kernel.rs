@@ -160,13 +160,11 @@ impl Kernel {
         Ok(())
     }
 
-    /// `ip rule add`: refused if the same rule is there.
+    /// Adds a rule behind all others of its preference, even if the same one is there: without
+    /// `NLM_F_EXCL` the kernel does not look (`fib_newrule` in net/core/fib_rules.c).
     pub(crate) fn add_rule(&mut self, rule: Rule) -> Result<(), Errno> {
         if let Some(errno) = self.refuse_rules {
             return Err(errno);
-        }
-        if self.rules.contains(&rule) {
-            return Err(EEXIST);
         }
         let at = self.rules.iter().position(|other| other.priority > rule.priority);
         self.rules.insert(at.unwrap_or(self.rules.len()), rule);
