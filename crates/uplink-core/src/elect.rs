@@ -39,11 +39,11 @@ pub(crate) struct Election {
     elected: Option<String>,
     reason: Reason,
     since: Instant,
-    /// Everybody was silent when patience ended: since when another path answers again.
+    /// Nobody was better when patience ended: since when another path answers again.
     shared: Option<Shared>,
 }
 
-/// The elected path is silent or lossy, and no rival proved itself when patience ended.
+/// The elected path is silent, lossy or without upstream, and no rival proved itself when patience ended.
 #[derive(Debug, Clone, Copy)]
 struct Shared {
     first_answer: Option<Instant>,
@@ -75,7 +75,7 @@ impl Election {
         self.since
     }
 
-    /// The elected path is silent, and so is everybody else: no reason to move.
+    /// The elected path does not answer well, and nobody else does: no reason to move.
     pub(crate) const fn shared(&self) -> bool {
         self.shared.is_some()
     }
@@ -157,10 +157,11 @@ impl Election {
         let Some(shared) = &mut self.shared else {
             return Some((rival, Reason::Fell(cause)));
         };
-        // All were silent. Give whoever is preferred to the first to answer one patience to do so too.
+        // Nobody answered. Give whoever is preferred to the first to answer one patience to do so too.
         let first = *shared.first_answer.get_or_insert(terms.now);
-        let preferred_may_come =
-            candidates.iter().any(|c| c.preference < rival.preference && c.uplink != rival.uplink);
+        let preferred_may_come = candidates
+            .iter()
+            .any(|c| c.preference < rival.preference && !matches!(c.standing, Standing::Broken(_)));
         if preferred_may_come && terms.now < first + terms.patience {
             return None;
         }

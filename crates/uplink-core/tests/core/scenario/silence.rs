@@ -7,7 +7,7 @@ use uplink_core::snapshot::Family;
 use uplink_core::status::{Cause, Health, Kind};
 
 use crate::sim::bench::Bench;
-use crate::sim::site::{BOARD, DPU, MGMT, PORT, steered_worker, worker};
+use crate::sim::site::{BOARD, DPU, MGMT, PORT, PORT_B, steered_worker, worker};
 use crate::sim::{ms, secs};
 
 /// A switch may be later than patience by this much: the end of patience is noticed at once, the
@@ -79,6 +79,25 @@ fn after_a_shared_silence_management_alone_is_taken_one_patience_later() {
     let after = bench.until(secs(10), |bench| bench.leaves_by(MGMT)).expect("it moves");
     // It is asked every quarter of patience while all are silent.
     assert!(after >= secs(1) && after <= secs(1) + ms(250) + MARGIN, "{after:?}");
+}
+
+#[test]
+fn after_a_shared_silence_nobody_waits_for_a_port_without_carrier() {
+    let mut bench = worker();
+    bench.plug_dpu(PORT_B, "ens2f0np0", 0x41);
+    bench.lease(PORT_B);
+    bench.kernel.set_carrier(PORT, false);
+    bench.start();
+    bench.run(secs(40));
+    bench.assert_way(PORT_B);
+    bench.silence(PORT_B);
+    bench.run(secs(5));
+    bench.assert_way(MGMT);
+    bench.silence(MGMT);
+    bench.run(secs(30));
+    bench.revive(PORT_B);
+    let after = bench.until(secs(10), |bench| bench.leaves_by(PORT_B)).expect("it moves");
+    assert!(after <= ms(250) + MARGIN, "{after:?}");
 }
 
 #[test]
