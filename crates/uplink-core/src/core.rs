@@ -702,10 +702,10 @@ impl Core {
     }
 }
 
-/// A silent path is not to blame while everybody is silent.
+/// A path is not to blame while nobody answers well.
 fn health(standing: Standing, shared: bool) -> Health {
     match standing {
-        Standing::Silent if shared => Health::Down(Cause::Shared),
+        Standing::Silent | Standing::Lossy | Standing::Upstream if shared => Health::Down(Cause::Shared),
         standing => standing.health(),
     }
 }

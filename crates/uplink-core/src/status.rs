@@ -155,7 +155,7 @@ pub enum Cause {
     Gateway,
     /// The gateway answers, the targets behind it do not.
     Upstream,
-    /// Silent, but so is everybody else: no reason to move.
+    /// It does not answer well, but nobody else does either: no reason to move.
     Shared,
 }
 
@@ -217,7 +217,8 @@ pub enum Reason {
     Gone,
     /// More preferred than the one elected before, and it has proved itself.
     Preferred,
-    /// All are silent; the first to answer, one patience later.
+    /// No path answered well when the elected one was given up; the first that did since, one patience
+    /// later if a preferred one may still come.
     FirstToAnswer,
 }
 
@@ -231,7 +232,7 @@ impl fmt::Display for Reason {
             Self::Fell(cause) => write!(f, "the path before went down: {cause}"),
             Self::Gone => f.write_str("the path before is gone"),
             Self::Preferred => f.write_str("it is preferred and has proved itself"),
-            Self::FirstToAnswer => f.write_str("first to answer after all were silent"),
+            Self::FirstToAnswer => f.write_str("first to answer after none did"),
         }
     }
 }

@@ -66,6 +66,8 @@ fn both_upstreams_dead_is_no_reason_to_move() {
     bench.run(secs(300));
     bench.assert_way(PORT);
     bench.assert_never_moved();
+    let health = bench.path("port", Family::Ipv4).map(|path| path.health);
+    assert_eq!(health, Some(Health::Down(Cause::Shared)));
 }
 
 #[test]
