@@ -69,6 +69,8 @@ pub struct Core {
 struct FamilyState {
     family: Family,
     election: Election,
+    /// Since when that is elected: real time, for people.
+    since: Instant,
     contest: Contest,
     aside: Option<Aside>,
     /// The lowest metric with room below that a foreign default route was seen with.
@@ -130,7 +132,8 @@ impl Core {
             judges: BTreeMap::new(),
             families: Family::ALL.map(|family| FamilyState {
                 family,
-                election: Election::new(None, start.now),
+                election: Election::new(None),
+                since: start.now,
                 contest: Contest::default(),
                 aside: None,
                 lowest: None,
@@ -332,7 +335,8 @@ impl Core {
             let hop = if self.memory.ready { pin.or_else(foreign) } else { pin };
             let elected = paths(&self.uplinks).find(|(key, path)| key.family == family && path.hop == hop);
             if let Some((key, _)) = elected.filter(|_| hop.is_some()) {
-                state.election = Election::new(Some(key.uplink), now);
+                state.election = Election::new(Some(key.uplink));
+                state.since = self.clock.real(now);
             }
         }
     }
@@ -400,6 +404,7 @@ impl Core {
             let moved = self.families.iter_mut().find(|state| state.family == family).and_then(|state| {
                 let moved = state.election.decide(&candidates, terms);
                 if moved.is_some() {
+                    state.since = self.clock.real(now);
                     state.contest.moved();
                 }
                 moved

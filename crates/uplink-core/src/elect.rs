@@ -38,7 +38,6 @@ pub(crate) struct Terms {
 pub(crate) struct Election {
     elected: Option<String>,
     reason: Reason,
-    since: Instant,
     /// Nobody was better when patience ended: since when another path answers again.
     shared: Option<Shared>,
 }
@@ -58,9 +57,9 @@ pub(crate) struct Move {
 }
 
 impl Election {
-    pub(crate) fn new(taken_over: Option<String>, now: Instant) -> Self {
+    pub(crate) fn new(taken_over: Option<String>) -> Self {
         let reason = if taken_over.is_some() { Reason::TakenOver } else { Reason::NothingWorks };
-        Self { elected: taken_over, reason, since: now, shared: None }
+        Self { elected: taken_over, reason, shared: None }
     }
 
     pub(crate) fn elected(&self) -> Option<&str> {
@@ -69,10 +68,6 @@ impl Election {
 
     pub(crate) const fn reason(&self) -> Reason {
         self.reason
-    }
-
-    pub(crate) const fn since(&self) -> Instant {
-        self.since
     }
 
     /// The elected path does not answer well, and nobody else does: no reason to move.
@@ -111,7 +106,6 @@ impl Election {
         };
         self.shared = None;
         self.reason = reason;
-        self.since = terms.now;
         let now = choice.uplink.to_owned();
         let before = self.elected.replace(now.clone());
         Some(Move { before, now, reason })

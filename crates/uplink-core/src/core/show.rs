@@ -14,7 +14,7 @@ impl Core {
             family: state.family,
             elected: state.election.elected().map(str::to_owned),
             reason: state.election.reason(),
-            since: self.clock.real(state.election.since()),
+            since: state.since,
             pin: self.snapshot.as_ref().and_then(|snapshot| current_pin(snapshot, state.family)),
             aside: state.aside,
         });

@@ -1,5 +1,6 @@
 //! Our own absence is nobody's fault.
 
+use uplink_core::snapshot::Family;
 use uplink_core::status::Notice;
 
 use crate::sim::site::{MGMT, PORT, steered_worker};
@@ -61,6 +62,19 @@ fn an_hour_of_suspend_blames_nobody() {
     bench.run(secs(60));
     bench.assert_way(PORT);
     bench.assert_never_moved();
+}
+
+#[test]
+fn the_moment_of_an_election_stays_over_a_suspend() {
+    let mut bench = steered_worker();
+    bench.silence(PORT);
+    bench.run(secs(5));
+    let since = bench.family(Family::Ipv4).since;
+    let moved = bench.elections.iter().rfind(|e| e.family == Family::Ipv4).map(|e| e.at);
+    assert_eq!(moved, Some(since));
+    bench.suspend(secs(8 * 3600));
+    bench.run(secs(60));
+    assert_eq!(bench.family(Family::Ipv4).since, since);
 }
 
 #[test]
