@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::contest::Contest;
-use crate::discover::{Hints, Path, PathKey, Uplink, Way, discover, foreign_defaults, own_defaults};
+use crate::discover::{
+    Hints, Known, Path, PathKey, Uplink, Way, discover, foreign_defaults, own_defaults, renamed,
+};
 use crate::elect::{Candidate, Election, Move, Terms};
 use crate::event::{Answer, Input, Outcome, Output};
 use crate::judge::{Desk, Judge, Limits, Pace, Standing};
@@ -281,6 +283,7 @@ impl Core {
         }
         self.desk.retain(|link| snapshot.links.contains_key(&link));
         let before = std::mem::replace(&mut self.uplinks, uplinks);
+        self.rename(&renamed(&before, &self.uplinks));
         self.tell_uplinks(&before, now);
         let mut vanished: Vec<PathKey> = self.judges.keys().cloned().collect();
         for (key, path) in paths(&self.uplinks) {
@@ -312,9 +315,31 @@ impl Core {
             let remembered = path.learned == Some(GatewaySource::Memory);
             let worked = self.judges.get(&key)?.last_answer().is_some() || remembered;
             let hop = path.hop.clone().filter(|_| lasting && worked)?;
-            Some((key, hop, path.attributes.clone()))
+            Some(Known { family: key.family, hop, attributes: path.attributes.clone() })
         });
-        Hints { gateways: gateways.collect(), elected: self.elected().collect() }
+        let link = |key: PathKey| self.uplinks.iter().find(|uplink| uplink.name == key.uplink)?.link;
+        Hints { gateways: gateways.collect(), elected: self.elected().filter_map(link).collect() }
+    }
+
+    /// What is known of a path stays with it when it is called otherwise.
+    fn rename(&mut self, names: &[(String, String)]) {
+        let new_name = |old: &str| names.iter().find(|(name, _)| name == old).map(|(_, new)| new.clone());
+        let (moved, stayed): (Vec<_>, Vec<_>) = std::mem::take(&mut self.judges)
+            .into_iter()
+            .partition(|(key, _)| new_name(&key.uplink).is_some());
+        self.judges.extend(stayed);
+        // What was kept under the new name was another's.
+        self.judges.extend(moved.into_iter().filter_map(|(PathKey { uplink, family }, judge)| {
+            Some((PathKey { uplink: new_name(&uplink)?, family }, judge))
+        }));
+        for state in &mut self.families {
+            if let Some(name) = state.election.elected().and_then(new_name) {
+                state.election.rename(name);
+            }
+        }
+        if !names.is_empty() {
+            self.outputs.push_back(Output::Remember);
+        }
     }
 
     /// The elected paths.

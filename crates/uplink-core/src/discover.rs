@@ -18,19 +18,22 @@ use crate::status::{Cause, GatewaySource};
 /// An interface that leads, or should lead, beyond the host's own subnets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {
-    /// What it is called; stays the same when the interface is renamed or made anew.
+    /// What it is called. An uplink that is named, or a BlueField port, keeps its name when the interface
+    /// is renamed or made anew; any other is called what its interface is.
     pub name: String,
     /// Its preference; lower wins.
     pub tier: u32,
     /// The interface that has the addresses and routes; none while it is missing.
     pub interface: Option<String>,
+    /// That interface's number.
+    pub link: Option<LinkIndex>,
     /// It was named by the operator or is a BlueField port: waited for, and shown while missing.
     pub expected: bool,
     /// Its paths.
     pub paths: Vec<Path>,
 }
 
-/// Names a path for as long as the process lives.
+/// Names a path. The name can change with the configuration; see [`renamed`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PathKey {
     /// The uplink's name.
@@ -104,20 +107,26 @@ pub enum Way {
 /// What is known from before that the snapshot no longer says.
 #[derive(Debug, Clone, Default)]
 pub struct Hints {
-    /// Gateways that work, or did when they were last asked, and what their pins copied.
-    pub gateways: Vec<(PathKey, Hop, Attributes)>,
-    /// The paths that are elected.
-    pub elected: Vec<PathKey>,
+    /// Gateways that work, or did when they were last asked.
+    pub gateways: Vec<Known>,
+    /// The interfaces of the elected paths.
+    pub elected: Vec<LinkIndex>,
+}
+
+/// A gateway that is remembered.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Its family.
+    pub family: Family,
+    /// Where it is.
+    pub hop: Hop,
+    /// What its pin copied.
+    pub attributes: Attributes,
 }
 
 impl Hints {
-    fn of(&self, uplink: &str, family: Family) -> Option<(&Hop, &Attributes)> {
-        let found = self.gateways.iter().find(|(key, _, _)| key.uplink == uplink && key.family == family);
-        found.map(|(_, hop, attributes)| (hop, attributes))
-    }
-
-    fn elected(&self, uplink: &str) -> bool {
-        self.elected.iter().any(|key| key.uplink == uplink)
+    fn of(&self, link: LinkIndex, family: Family) -> Option<&Known> {
+        self.gateways.iter().find(|known| known.hop.link == link && known.family == family)
     }
 }
 
@@ -137,6 +146,28 @@ pub fn discover(snapshot: &Snapshot, policy: &Policy, hints: &Hints) -> Vec<Upli
         found.into_iter().map(|candidate| candidate.into_uplink(snapshot, hints, in_use)).collect();
     uplinks.sort_by_key(|uplink| uplink.tier);
     uplinks
+}
+
+/// What became of the names: for each uplink of `before` that is called otherwise in `now`, both names.
+///
+/// An uplink is the interface that it leads through: who has that is its successor, whatever the
+/// name. Only without such a one it is the name, which then waits for the interface, unless that was
+/// given to an interface which had another.
+#[must_use]
+pub fn renamed(before: &[Uplink], now: &[Uplink]) -> Vec<(String, String)> {
+    let on = |uplinks: &[Uplink], link: Option<LinkIndex>| {
+        let link = link?;
+        uplinks.iter().find(|uplink| uplink.link == Some(link)).map(|uplink| uplink.name.clone())
+    };
+    let given_away =
+        |name: &str| now.iter().any(|uplink| uplink.name == name && on(before, uplink.link).is_some());
+    let names = before.iter().map(|old| {
+        let name = on(now, old.link).unwrap_or_else(|| {
+            if given_away(&old.name) { format!("{} (gone)", old.name) } else { old.name.clone() }
+        });
+        (old.name.clone(), name)
+    });
+    names.filter(|(old, new)| old != new).collect()
 }
 
 /// The foreign default routes of the main table that every lookup of `family` sees, best first.
@@ -274,7 +305,7 @@ fn with_default_route<'a>(
     for link in snapshot.links.values() {
         let uplink = !claimed.links.contains(&link.index)
             && !matches!(link.kind, LinkKind::Loopback | LinkKind::Tunnel)
-            && (has_default(link) || hints.elected(&link.name));
+            && (has_default(link) || hints.elected.contains(&link.index));
         if uplink {
             let (name, links) = (link.name.clone(), Some((link, link)));
             found.push(Candidate { name, tier, order: 0, links, policy: None, expected: false });
@@ -289,8 +320,15 @@ impl Candidate<'_> {
             .zip(in_use)
             .filter_map(|(family, in_use)| self.path(snapshot, hints, family, in_use))
             .collect();
-        let interface = self.links.map(|(link, _)| link.name.clone());
-        Uplink { name: self.name, tier: self.tier, interface, expected: self.expected, paths }
+        let link = self.links.map(|(link, _)| link);
+        Uplink {
+            name: self.name,
+            tier: self.tier,
+            interface: link.map(|link| link.name.clone()),
+            link: link.map(|link| link.index),
+            expected: self.expected,
+            paths,
+        }
     }
 
     /// The uplink in one family; none if it has no gateway there and nobody would expect one.
@@ -423,9 +461,9 @@ fn find_gateway(
             learned: source_of(route, GatewaySource::Dhcp),
         });
     }
-    let (hop, attributes) = hints.of(&candidate.name, family)?;
+    let Known { hop, attributes, .. } = hints.of(link.index, family)?;
     let gateway = hop.gateway?;
-    let still_here = hop.link == link.index && (on_link(snapshot, link.index, gateway) || attributes.onlink);
+    let still_here = on_link(snapshot, link.index, gateway) || attributes.onlink;
     // The route may be gone because the address is that it preferred.
     let ours = |source: &IpAddr| snapshot.addresses.iter().any(|address| address.prefix.address == *source);
     let attributes = Attributes { source: attributes.source.filter(ours), ..attributes.clone() };

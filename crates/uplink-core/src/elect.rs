@@ -66,6 +66,11 @@ impl Election {
         self.elected.as_deref()
     }
 
+    /// The elected path is called otherwise now.
+    pub(crate) fn rename(&mut self, name: String) {
+        self.elected = Some(name);
+    }
+
     pub(crate) const fn reason(&self) -> Reason {
         self.reason
     }

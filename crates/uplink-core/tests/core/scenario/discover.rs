@@ -98,6 +98,19 @@ fn names_that_contain_each_other_are_different_names() {
 }
 
 #[test]
+fn an_unnamed_uplink_that_is_renamed_keeps_the_route() {
+    let mut bench = steered_worker();
+    bench.silence(PORT);
+    bench.run(secs(5));
+    let (writes, elections) = (bench.writes(), bench.elections.len());
+    rename(&mut bench, MGMT, "wan");
+    bench.run(secs(5));
+    bench.assert_way(MGMT);
+    assert_eq!((bench.writes(), bench.elections.len()), (writes, elections));
+    assert_eq!(bench.family(Family::Ipv4).elected.as_deref(), Some("wan"));
+}
+
+#[test]
 fn virtual_functions_and_representors_are_no_ports() {
     let mut bench = worker();
     for (index, function, name) in

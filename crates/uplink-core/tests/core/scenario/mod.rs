@@ -10,6 +10,7 @@ mod loss;
 mod managers;
 mod pace;
 mod pin;
+mod reload;
 mod restart;
 mod silence;
 mod stall;

@@ -1,0 +1,98 @@
+//! The configuration is read again while we run.
+
+use uplink_core::policy::{Match, Need, Policy, UplinkPolicy};
+use uplink_core::snapshot::Family;
+use uplink_core::status::Health;
+
+use crate::sim::secs;
+use crate::sim::site::{MGMT, PORT, steered_worker, worker};
+
+/// Uplinks by name and interface, each a tier behind the one before.
+fn named(uplinks: &[(&str, &str)]) -> Policy {
+    let uplinks = (1..).zip(uplinks).map(|(tier, (name, interface))| UplinkPolicy {
+        name: (*name).to_owned(),
+        matching: Match::Interface((*interface).to_owned()),
+        tier,
+        gateways: Vec::new(),
+        targets: Vec::new(),
+        need: Need::Any,
+        interval: secs(5),
+    });
+    Policy { uplinks: uplinks.collect(), ..Policy::default() }
+}
+
+/// The port falls, the configuration is read again, and nothing but the names changes.
+fn reload_in_an_outage(before: Policy, after: Policy) {
+    let mut bench = worker();
+    bench.policy = before;
+    bench.start();
+    bench.run(secs(5));
+    bench.silence(PORT);
+    bench.run(secs(5));
+    bench.assert_way(MGMT);
+    let (writes, elections) = (bench.writes(), bench.elections.len());
+    let since = bench.family(Family::Ipv4).since;
+    bench.configure(after);
+    bench.run(secs(5));
+    assert_eq!((bench.writes(), bench.elections.len()), (writes, elections), "{:#?}", bench.elections);
+    assert_eq!(bench.family(Family::Ipv4).since, since);
+    bench.revive(PORT);
+    bench.run(secs(25));
+    bench.assert_way(MGMT);
+    bench.run(secs(15));
+    bench.assert_way(PORT);
+}
+
+#[test]
+fn naming_what_was_unnamed_moves_nothing_and_keeps_the_damping() {
+    reload_in_an_outage(Policy::default(), named(&[("port", "ens1f0np0"), ("board", "eno1")]));
+}
+
+#[test]
+fn a_new_name_moves_nothing_and_keeps_the_damping() {
+    let after = named(&[("fast", "ens1f0np0"), ("slow", "eno1")]);
+    reload_in_an_outage(named(&[("port", "ens1f0np0"), ("board", "eno1")]), after);
+}
+
+#[test]
+fn names_that_change_places_do_not_take_the_route_with_them() {
+    reload_in_an_outage(
+        named(&[("a", "ens1f0np0"), ("b", "eno1")]),
+        named(&[("b", "ens1f0np0"), ("a", "eno1")]),
+    );
+}
+
+#[test]
+fn names_that_go_move_nothing() {
+    reload_in_an_outage(named(&[("port", "ens1f0np0"), ("board", "eno1")]), Policy::default());
+}
+
+#[test]
+fn health_is_told_once_whatever_the_name() {
+    let mut bench = steered_worker();
+    let told = bench.notices.len();
+    bench.configure(named(&[("port", "ens1f0np0"), ("board", "eno1")]));
+    bench.run(secs(5));
+    bench.assert_never_moved();
+    let health = bench.notices.iter().skip(told);
+    assert_eq!(
+        health.filter(|(_, notice)| matches!(notice, uplink_core::status::Notice::Health { .. })).count(),
+        0
+    );
+    assert_eq!(bench.health("port"), Health::Up);
+}
+
+#[test]
+fn damping_under_a_new_name_outlives_a_restart() {
+    let mut bench = steered_worker();
+    bench.silence(PORT);
+    bench.run(secs(5));
+    bench.configure(named(&[("port", "ens1f0np0"), ("board", "eno1")]));
+    bench.run(secs(1));
+    bench.restart();
+    bench.revive(PORT);
+    bench.run(secs(25));
+    bench.assert_way(MGMT);
+    bench.run(secs(15));
+    bench.assert_way(PORT);
+}
