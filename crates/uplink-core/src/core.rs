@@ -315,7 +315,8 @@ impl Core {
             let remembered = path.learned == Some(GatewaySource::Memory);
             let worked = self.judges.get(&key)?.last_answer().is_some() || remembered;
             let hop = path.hop.clone().filter(|_| lasting && worked)?;
-            Some(Known { family: key.family, hop, attributes: path.attributes.clone() })
+            let (attributes, order) = (path.attributes.clone(), path.preference.order);
+            Some(Known { family: key.family, hop, attributes, order })
         });
         let link = |key: PathKey| self.uplinks.iter().find(|uplink| uplink.name == key.uplink)?.link;
         Hints { gateways: gateways.collect(), elected: self.elected().filter_map(link).collect() }

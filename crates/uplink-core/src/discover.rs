@@ -122,6 +122,8 @@ pub struct Known {
     pub hop: Hop,
     /// What its pin copied.
     pub attributes: Attributes,
+    /// Its path's [`Preference::order`].
+    pub order: u32,
 }
 
 impl Hints {
@@ -350,8 +352,10 @@ impl Candidate<'_> {
             .map(|found| found.attributes)
             .or_else(|| Some(route?.0.attributes.clone()))
             .unwrap_or_default();
-        let order =
-            if self.expected { self.order } else { route.map_or(u32::MAX, |(route, _)| route.metric) };
+        let order = if self.expected { Some(self.order) } else { route.map(|(route, _)| route.metric) };
+        // A route that is gone for the moment of a renewal keeps its place.
+        let known = || hints.of(self.links?.0.index, family);
+        let order = order.or_else(|| Some(known()?.order)).unwrap_or(u32::MAX);
         Some(Path {
             family,
             preference: Preference {

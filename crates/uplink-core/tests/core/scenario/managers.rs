@@ -1,9 +1,9 @@
 //! Other programs that lay and withdraw routes while we run.
 
-use uplink_core::snapshot::{Family, Route, protocol};
+use uplink_core::snapshot::{Family, LinkIndex, Route, protocol};
 use uplink_core::status::{Cause, GatewaySource, Health, Reason};
 
-use crate::sim::bench::Observer;
+use crate::sim::bench::{Bench, Observer};
 use crate::sim::site::{DPU, MGMT, PORT, default_route, steered_worker, worker};
 use crate::sim::{ms, secs};
 
@@ -21,6 +21,26 @@ fn a_default_route_that_is_gone_for_a_renewal_moves_nothing() {
         }
         bench.assert_never_moved();
     }
+}
+
+#[test]
+fn a_renewal_keeps_an_unnamed_uplink_in_its_place() {
+    let mut bench = Bench::new(1);
+    let other = LinkIndex(8);
+    for (link, name) in [(MGMT, "eth0"), (other, "eth1")] {
+        bench.plug(link, name);
+        bench.lease(link);
+    }
+    bench.start();
+    bench.run(secs(20));
+    bench.assert_way(MGMT);
+    for gap in [ms(3), ms(400), secs(5)] {
+        bench.forget_routes(|route| *route == default_route(MGMT, Family::Ipv4));
+        bench.run(gap);
+        bench.defaults_come(MGMT);
+        bench.run(secs(5));
+    }
+    bench.assert_never_moved();
 }
 
 #[test]
