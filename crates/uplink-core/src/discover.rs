@@ -19,7 +19,7 @@ use crate::status::{Cause, GatewaySource};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {
     /// What it is called. An uplink that is named, or a BlueField port, keeps its name when the interface
-    /// is renamed or made anew; any other is called what its interface is.
+    /// is renamed or made anew; any other is called what its interface is. No two have the same.
     pub name: String,
     /// Its preference; lower wins.
     pub tier: u32,
@@ -142,6 +142,7 @@ pub fn discover(snapshot: &Snapshot, policy: &Policy, hints: &Hints) -> Vec<Upli
     }
     dpu_ports(snapshot, &mut claimed, &mut found);
     with_default_route(snapshot, policy, hints, &claimed, &mut found);
+    make_names_differ(&mut found);
 
     let in_use = Family::ALL.map(|family| foreign_defaults(snapshot, family).next().is_some());
     let mut uplinks: Vec<Uplink> =
@@ -311,6 +312,16 @@ fn with_default_route<'a>(
         if uplink {
             let (name, links) = (link.name.clone(), Some((link, link)));
             found.push(Candidate { name, tier, order: 0, links, policy: None, expected: false });
+        }
+    }
+}
+
+/// An interface can have the name that the operator gave to another.
+fn make_names_differ(found: &mut [Candidate<'_>]) {
+    let mut taken = BTreeSet::new();
+    for candidate in found {
+        while !taken.insert(candidate.name.clone()) {
+            candidate.name.push_str(" (interface)");
         }
     }
 }

@@ -111,6 +111,44 @@ fn an_unnamed_uplink_that_is_renamed_keeps_the_route() {
 }
 
 #[test]
+fn a_name_of_the_operators_is_not_shared_by_an_interface() {
+    let (first, second) = (LinkIndex(8), LinkIndex(9));
+    for with_default in [true, false] {
+        let mut bench = Bench::new(1);
+        bench.plug(first, "eth1");
+        bench.lease(first);
+        bench.plug(second, "eth0");
+        bench.addresses_come(second);
+        if with_default {
+            bench.lease(second);
+        }
+        let mac = bench.kernel.links.get(&first).and_then(|link| link.mac).expect("it has one");
+        bench.policy = Policy {
+            uplinks: vec![UplinkPolicy {
+                name: "eth0".to_owned(),
+                matching: Match::Mac(mac),
+                tier: 1,
+                gateways: Vec::new(),
+                targets: Vec::new(),
+                need: Need::Any,
+                interval: secs(5),
+            }],
+            ..Policy::default()
+        };
+        bench.start();
+        bench.run(secs(5));
+        bench.assert_way(first);
+        let names: Vec<String> =
+            bench.status().expect("it runs").uplinks.into_iter().map(|uplink| uplink.name).collect();
+        let expected: &[&str] = if with_default { &["eth0", "eth0 (interface)"] } else { &["eth0"] };
+        assert_eq!(names, expected);
+        bench.silence(first);
+        bench.run(secs(3));
+        bench.assert_way(if with_default { second } else { first });
+    }
+}
+
+#[test]
 fn virtual_functions_and_representors_are_no_ports() {
     let mut bench = worker();
     for (index, function, name) in
