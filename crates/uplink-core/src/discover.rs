@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::own::OwnRoute;
 use crate::policy::{Match, Need, Policy, Target, UplinkPolicy};
 use crate::snapshot::{
-    Address, Attributes, Family, Hop, Link, LinkIndex, LinkKind, PciAddress, PciPort, Route, RouteKind,
-    Snapshot, TABLE_MAIN, protocol,
+    Address, Attributes, Family, Hop, Link, LinkIndex, LinkKind, PciPort, Route, RouteKind, Snapshot,
+    TABLE_MAIN, protocol,
 };
 use crate::status::{Cause, GatewaySource};
 
@@ -27,7 +27,8 @@ pub struct Uplink {
     pub interface: Option<String>,
     /// That interface's number.
     pub link: Option<LinkIndex>,
-    /// It was named by the operator or is a BlueField port: waited for, and shown while missing.
+    /// It was named by the operator or, where nothing is, is a BlueField port: waited for, and shown while
+    /// missing.
     pub expected: bool,
     /// Its paths.
     pub paths: Vec<Path>,
@@ -140,7 +141,10 @@ pub fn discover(snapshot: &Snapshot, policy: &Policy, hints: &Hints) -> Vec<Upli
     for (order, entry) in (0..).zip(&policy.uplinks) {
         configured(snapshot, entry, order, &mut claimed, &mut found);
     }
-    dpu_ports(snapshot, &mut claimed, &mut found);
+    // Whoever names uplinks says which are preferred.
+    if policy.uplinks.is_empty() {
+        dpu_ports(snapshot, &mut claimed, &mut found);
+    }
     with_default_route(snapshot, policy, hints, &claimed, &mut found);
     make_names_differ(&mut found);
 
@@ -204,15 +208,11 @@ struct Candidate<'a> {
 #[derive(Default)]
 struct Claimed {
     links: BTreeSet<LinkIndex>,
-    ports: BTreeSet<PciAddress>,
 }
 
 impl Claimed {
     fn take<'a>(&mut self, snapshot: &'a Snapshot, port: &'a Link) -> Option<(&'a Link, &'a Link)> {
         let link = upper(snapshot, port);
-        if let Some(pci) = &port.pci {
-            self.ports.insert(pci.address);
-        }
         let fresh = self.links.insert(link.index);
         self.links.insert(port.index);
         fresh.then_some((link, port))
@@ -227,9 +227,6 @@ fn configured<'a>(
     found: &mut Vec<Candidate<'a>>,
 ) {
     let several = matches!(&entry.matching, Match::Interface(pattern) if pattern.contains(['*', '?']));
-    if let Match::Pci(address) = &entry.matching {
-        claimed.ports.insert(*address);
-    }
     let mut matching: Vec<&Link> =
         snapshot.links.values().filter(|link| is_match(&entry.matching, link)).collect();
     // A bridge or bond often has the MAC of its port, and can be the older of the two.
@@ -269,17 +266,16 @@ fn configured<'a>(
     }
 }
 
-/// Port 0 of every BlueField card is tier 1, in the order of the bus.
+/// Port 0 of every BlueField card is tier 1, in the order of the bus, where the operator named nothing.
 fn dpu_ports<'a>(snapshot: &'a Snapshot, claimed: &mut Claimed, found: &mut Vec<Candidate<'a>>) {
     let by_link = snapshot.links.values().filter_map(|link| Some((link.pci.as_ref()?, Some(link))));
     let by_bus = snapshot.dpu_ports.iter().map(|port| (port, None));
     let mut ports: Vec<(&PciPort, Option<&Link>)> =
         by_link.chain(by_bus).filter(|(port, _)| is_dpu_port_0(port)).collect();
     ports.sort_by_key(|(port, link)| (port.address, link.is_none(), link.map(|link| link.index)));
-    // Behind what the operator named for the same tier.
-    let named = u32::try_from(found.len()).unwrap_or(u32::MAX / 2);
-    for (order, (port, link)) in (named..).zip(ports) {
-        let known = !claimed.ports.insert(port.address)
+    let mut seen = BTreeSet::new();
+    for (order, (port, link)) in (0..).zip(ports) {
+        let known = !seen.insert(port.address)
             || link.is_some_and(|link| claimed.links.contains(&upper(snapshot, link).index));
         if known {
             continue;

@@ -91,10 +91,37 @@ fn names_that_contain_each_other_are_different_names() {
     bench.assert_way(other);
     bench.silence(other);
     bench.run(secs(3));
-    bench.assert_way(PORT);
-    bench.silence(PORT);
-    bench.run(secs(3));
     bench.assert_way(MGMT);
+    bench.silence(MGMT);
+    bench.run(secs(3));
+    bench.assert_way(PORT);
+}
+
+#[test]
+fn with_named_uplinks_an_unnamed_dpu_port_is_one_of_the_others() {
+    let mut bench = worker();
+    bench.policy = Policy {
+        uplinks: vec![UplinkPolicy {
+            name: "board".to_owned(),
+            matching: Match::Interface(BOARD.to_owned()),
+            tier: 1,
+            gateways: Vec::new(),
+            targets: Vec::new(),
+            need: Need::Any,
+            interval: secs(5),
+        }],
+        ..Policy::default()
+    };
+    bench.start();
+    bench.run(secs(5));
+    bench.assert_way(MGMT);
+    let uplinks = bench.status().expect("it runs").uplinks.into_iter();
+    let (names, tiers): (Vec<String>, Vec<u32>) = uplinks.map(|uplink| (uplink.name, uplink.tier)).unzip();
+    assert_eq!((names, tiers), (vec!["board".to_owned(), "ens1f0np0".to_owned()], vec![1, 2]));
+    bench.defaults_go(PORT);
+    bench.run(secs(5));
+    let uplinks = bench.status().expect("it runs").uplinks;
+    assert_eq!(uplinks.len(), 1, "without a default route it is none");
 }
 
 #[test]

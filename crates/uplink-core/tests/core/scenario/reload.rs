@@ -2,10 +2,11 @@
 
 use uplink_core::policy::{Match, Need, Policy, UplinkPolicy};
 use uplink_core::snapshot::Family;
-use uplink_core::status::Health;
+use uplink_core::status::{Health, Reason};
 
+use crate::sim::bench::Bench;
 use crate::sim::secs;
-use crate::sim::site::{MGMT, PORT, steered_worker, worker};
+use crate::sim::site::{MGMT, PORT, gateway, steered_worker, worker};
 
 /// Uplinks by name and interface, each a tier behind the one before.
 fn named(uplinks: &[(&str, &str)]) -> Policy {
@@ -95,4 +96,21 @@ fn damping_under_a_new_name_outlives_a_restart() {
     bench.assert_way(MGMT);
     bench.run(secs(15));
     bench.assert_way(PORT);
+}
+
+#[test]
+fn an_uplink_that_is_struck_out_is_left_for_one_that_is_proven() {
+    let mut bench = worker();
+    bench.defaults_go(PORT);
+    let both = named(&[("port", "ens1f0np0"), ("board", "eno1")]);
+    bench.policy = both.clone();
+    for entry in bench.policy.uplinks.iter_mut().take(1) {
+        entry.gateways = Family::ALL.map(|family| gateway(PORT, family)).to_vec();
+    }
+    bench.start();
+    bench.run(secs(5));
+    bench.assert_way(PORT);
+    bench.configure(Policy { uplinks: both.uplinks.into_iter().skip(1).collect(), ..Policy::default() });
+    assert!(bench.until(secs(5), |bench: &Bench| bench.leaves_by(MGMT)).is_some());
+    assert_eq!(bench.family(Family::Ipv4).reason, Reason::Preferred);
 }
