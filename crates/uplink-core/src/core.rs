@@ -24,6 +24,10 @@ mod show;
 /// No turn follows another by itself sooner than this.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
+/// An uplink that works in one family gets its address and gateway in the other within so many times
+/// patience, or has none there.
+const FAMILY_COMES: u32 = 5;
+
 /// Changes that `status` still shows.
 const CHANGES: usize = 32;
 
@@ -421,7 +425,7 @@ impl Core {
                         uplink: &uplink.name,
                         preference: path.preference,
                         standing: judge.standing(),
-                        expected: uplink.expected,
+                        awaited: uplink.expected && !self.lacks_family(&key, path, now),
                         proved: suspected.is_some_and(|since| judge.proved_since(since, upstream)),
                         eligible_at: judge.comeback().eligible_at(self.limits),
                     })
@@ -439,6 +443,15 @@ impl Core {
                 self.moved(family, moved, now);
             }
         }
+    }
+
+    /// A path without gateway and address, of an uplink that has worked in the other family for a while:
+    /// it does without this family.
+    fn lacks_family(&self, key: &PathKey, path: &Path, now: Instant) -> bool {
+        let bare = path.way == Way::Broken(Cause::Address) && path.hop.is_none();
+        let others = self.judges.iter().filter(|(k, _)| k.uplink == key.uplink && k.family != key.family);
+        let well = others.filter_map(|(_, judge)| judge.comeback().well_since());
+        bare && well.min().is_some_and(|since| now.since(since) >= self.policy.patience * FAMILY_COMES)
     }
 
     fn moved(&mut self, family: Family, moved: Move, now: Instant) {

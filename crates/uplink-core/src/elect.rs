@@ -15,8 +15,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) uplink: &'a str,
     pub(crate) preference: Preference,
     pub(crate) standing: Standing,
-    /// Named by the operator or a BlueField port: worth waiting for at boot, if it is of tier 1.
-    pub(crate) expected: bool,
+    /// Worth waiting for at boot, if it is of tier 1.
+    pub(crate) awaited: bool,
     /// It answered a question that was asked after the elected path was suspected.
     pub(crate) proved: bool,
     /// When it may be taken from a path that works; none while it is not well.
@@ -126,7 +126,7 @@ impl Election {
         let works = best(candidates, |c| c.standing == Standing::Up)
             .or_else(|| best(candidates, |c| c.standing == Standing::Lossy));
         let waiting = terms.boot_until.is_some_and(|until| terms.now < until)
-            && candidates.iter().any(|c| c.expected && c.preference.tier == 1)
+            && candidates.iter().any(|c| c.awaited && c.preference.tier == 1)
             && works.is_none_or(|c| c.preference.tier > 1);
         let undecided = |choice: &Candidate<'_>| {
             candidates.iter().any(|c| c.standing == Standing::Unknown && c.preference < choice.preference)

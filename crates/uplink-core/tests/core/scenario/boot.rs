@@ -5,7 +5,7 @@ use uplink_core::status::Reason;
 use uplink_core::time::Instant;
 
 use crate::sim::bench::Bench;
-use crate::sim::site::{MGMT, PORT, dpu_port, worker};
+use crate::sim::site::{MGMT, PORT, addresses, default_route, dpu_port, worker};
 use crate::sim::{ms, secs};
 
 /// A host with management only; the port is on the bus if so.
@@ -113,6 +113,49 @@ fn a_port_without_carrier_or_answer_is_waited_for() {
         assert_eq!(waited(&bench), secs(30));
         bench.assert_way(MGMT);
     }
+}
+
+/// A worker whose port has no IPv6.
+fn port_with_ipv4_only() -> Bench {
+    let mut bench = worker();
+    bench.forget_routes(|route| *route == default_route(PORT, Family::Ipv6));
+    for address in addresses(PORT, Family::Ipv6).iter().filter(|address| !address.link_local) {
+        bench.kernel.remove_address(address);
+    }
+    bench
+}
+
+#[test]
+fn a_port_that_works_is_not_waited_for_in_a_family_that_it_has_not() {
+    let mut bench = port_with_ipv4_only();
+    bench.start();
+    bench.run(secs(10));
+    assert!(waited(&bench) >= secs(5) && waited(&bench) <= ms(5500), "{:?}", waited(&bench));
+    assert_eq!((bench.way(Family::Ipv4), bench.way(Family::Ipv6)), (Some(PORT), Some(MGMT)));
+    bench.assert_never_moved();
+}
+
+#[test]
+fn a_family_that_comes_later_than_the_other_is_waited_for() {
+    let mut bench = port_with_ipv4_only();
+    bench.start();
+    bench.run(secs(3));
+    bench.addresses_come(PORT);
+    bench.run(secs(10));
+    assert_eq!(bench.ready, None, "an address has come, a router may");
+    bench.lease(PORT);
+    bench.run(secs(1));
+    bench.assert_way(PORT);
+    bench.assert_never_moved();
+}
+
+#[test]
+fn a_port_that_works_in_no_family_is_waited_for_in_both() {
+    let mut bench = port_with_ipv4_only();
+    bench.silence(PORT);
+    bench.start();
+    bench.run(secs(29));
+    assert_eq!(bench.ready, None);
 }
 
 #[test]
