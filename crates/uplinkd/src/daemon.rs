@@ -23,7 +23,8 @@ use crate::config;
 use crate::memory::{self, Store};
 use crate::observe::{Drained, ObserveError, Observer};
 use crate::probe::{ProbeError, Prober};
-use crate::report::{journal, systemd, text};
+use crate::report::systemd::{self, Systemd};
+use crate::report::{journal, text};
 
 /// A look at the kernel that failed is tried again after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -57,6 +58,7 @@ pub(crate) struct Daemon {
     alarm: Alarm,
     signals: Signals,
     store: Store,
+    systemd: Systemd,
     status: watch::Sender<Arc<Status>>,
     told: String,
     asked: BTreeSet<LinkIndex>,
@@ -84,7 +86,8 @@ impl Daemon {
     /// # Errors
     /// See [`DaemonError`].
     pub(crate) fn open(policy: Policy, config: Option<PathBuf>, dry_run: bool) -> Result<Self, DaemonError> {
-        systemd::starting(policy.boot_wait);
+        let mut systemd = Systemd::new()?;
+        systemd.starting(policy.boot_wait);
         withdraw(policy.mode, dry_run)?;
         let store = Store::new();
         let start = Start {
@@ -104,6 +107,7 @@ impl Daemon {
             alarm: Alarm::new()?,
             signals: Signals::new()?,
             store,
+            systemd,
             told: String::new(),
             asked: BTreeSet::new(),
             look_at: Instant::NEVER,
@@ -133,13 +137,13 @@ impl Daemon {
                 Wake::Work => {}
                 Wake::Reload => self.reload(),
                 Wake::Stop => {
-                    systemd::stopping();
+                    self.systemd.stopping();
                     self.core.handle(Input::Stop, clock::now());
                     self.carry_out();
                     return Ok(());
                 }
                 Wake::Leave => {
-                    systemd::stopping();
+                    self.systemd.stopping();
                     self.remember();
                     return Ok(());
                 }
@@ -173,7 +177,7 @@ impl Daemon {
         let now = clock::now();
         self.core.handle_all(inputs, now);
         if let Some(watchdog) = &mut self.watchdog {
-            watchdog.feed(now);
+            watchdog.feed(now, &mut self.systemd);
         }
         if look || now >= self.look_at {
             // Decide first on what is known: the look takes long where there are many routes.
@@ -273,7 +277,7 @@ impl Daemon {
             }
             Output::Unwatch { link, family } => self.prober.unwatch(link, family),
             Output::Notice(notice) => journal::notice(clock::now(), &notice),
-            Output::Ready => systemd::ready(&text::line(&self.core.status(clock::now()))),
+            Output::Ready => self.systemd.ready(&text::line(&self.core.status(clock::now()))),
             Output::Apply(_) | Output::Remember => {}
         }
         None
@@ -282,8 +286,10 @@ impl Daemon {
     fn publish(&mut self) {
         let status = self.core.status(clock::now());
         let line = text::line(&status);
-        if line != self.told {
-            systemd::status(&line);
+        if line == self.told {
+            self.systemd.retry();
+        } else {
+            self.systemd.status(&line);
             self.told = line;
         }
         self.status.send_replace(Arc::new(status));
@@ -291,7 +297,8 @@ impl Daemon {
 
     fn deadline(&self) -> Instant {
         let watchdog = self.watchdog.as_ref().map_or(Instant::NEVER, |watchdog| watchdog.next);
-        self.core.deadline().min(self.look_at).min(watchdog)
+        let systemd = self.systemd.deadline(clock::now());
+        self.core.deadline().min(self.look_at).min(watchdog).min(systemd)
     }
 
     /// A file that is wrong leaves the configuration that is in force.
@@ -368,9 +375,9 @@ impl Watchdog {
         Self { every: limit / 2, next: clock::now() }
     }
 
-    fn feed(&mut self, now: Instant) {
+    fn feed(&mut self, now: Instant, systemd: &mut Systemd) {
         if now >= self.next {
-            systemd::alive();
+            systemd.alive();
             self.next = now + self.every;
         }
     }

@@ -1,8 +1,9 @@
 //! What surrounds the daemon: systemd, clients, cleaning up, rights.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::Write;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -21,6 +22,8 @@ use crate::scene::{Outcome, PATIENCE, PCI, SOON, STEADY, Scene, daemon, trial};
 const UNITS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/systemd");
 /// Where they say that the daemon is installed.
 const INSTALLED: &str = "/usr/bin/uplinkd";
+/// Where the journal listens.
+const JOURNAL: &str = "/run/systemd/journal/socket";
 /// The daemon's socket.
 const SOCKET: &str = "/run/uplinkd/io.uplinkd";
 
@@ -31,6 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("without a capability: a clear error, nothing is touched", unprivileged),
         trial("with the unit's two capabilities alone it steers", two_capabilities),
         trial("systemd is told: ready once, how it is, and that it lives", systemd_is_told),
+        trial("a journal that takes nothing delays nothing, and is told that it missed lines", stuck_journal),
         trial("the units are valid, and their commands exist", units),
         trial("varlink: who we are, and what is so", varlink),
         trial("uplinkctl status: decisions, gateways, pins, last changes", uplinkctl_status),
@@ -140,6 +144,58 @@ fn systemd_is_told() -> Outcome {
     }
     scene.finish()?;
     Ok(())
+}
+
+fn stuck_journal() -> Outcome {
+    // Standard error is a pipe here; this names it as systemd names the journal's stream.
+    const SCRIPT: &str =
+        "JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2); export JOURNAL_STREAM; exec \"$0\" run";
+    let site = Site::new()?;
+    site.worker.give_pci("port", PCI)?;
+    let journal = full_journal(&site.worker)?;
+    let daemon = Daemon::of("sh", &["-ec", SCRIPT, env!("CARGO_BIN_EXE_uplinkd")]);
+    let scene = Scene::of(site, daemon, STEADY)?;
+    scene.leads_to("port")?;
+    scene.fail_over()?;
+    assert!(told(&journal)?.iter().all(String::is_empty), "it was full");
+    scene.site.mgmt.cable.fault(&[Fault::Silent]);
+    let said = RefCell::new(Vec::new());
+    scene.until("the journal has a word on what it missed, and lines with fields", || {
+        said.borrow_mut().extend(told(&journal)?);
+        let one =
+            |parts: &[&str]| said.borrow().iter().any(|entry| parts.iter().all(|part| entry.contains(part)));
+        Ok(one(&["PRIORITY\n", "MESSAGE\n", "lines of this log are lost"])
+            && one(&["NOTICE\n", "health", "UPLINK\n", "mgmt", "FAMILY\n", "ipv6", "AT_US\n"]))
+    })?;
+    assert_eq!(scene.daemon.log(), [], "nothing on standard error");
+    scene.site.mgmt.cable.heal();
+    scene.finish()?;
+    Ok(())
+}
+
+/// A journal that reads nothing, and has as much as it holds.
+fn full_journal(host: &Host) -> Result<UnixDatagram, Failed> {
+    let path = host.path(JOURNAL);
+    fs::create_dir_all(path.parent().ok_or("no folder")?)?;
+    let journal = UnixDatagram::bind(&path)?;
+    journal.set_nonblocking(true)?;
+    let other = UnixDatagram::unbound()?;
+    other.set_nonblocking(true)?;
+    while other.send_to(b"", &path).is_ok() {}
+    Ok(journal)
+}
+
+/// What was said to the journal so far.
+fn told(journal: &UnixDatagram) -> Result<Vec<String>, Failed> {
+    let mut entries = Vec::new();
+    let mut buffer = [0; 65536];
+    loop {
+        match journal.recv(&mut buffer) {
+            Ok(length) => entries.push(String::from_utf8_lossy(&buffer[..length]).into_owned()),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(entries),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn units() -> Outcome {
