@@ -127,8 +127,8 @@ impl Daemon {
     /// # Errors
     /// The kernel cannot be observed any more.
     pub(crate) async fn run(mut self) -> Result<(), DaemonError> {
-        let first = Input::Snapshot(Box::new(self.observer.snapshot().clone()));
-        self.core.handle(first, clock::now());
+        let first = self.seen();
+        self.decide([first]);
         loop {
             self.carry_out();
             self.publish();
@@ -164,18 +164,20 @@ impl Daemon {
         }
     }
 
-    /// Everything that waits, then one decision: nobody is judged while his answer waits.
+    /// One decision on the news and all answers that wait: nobody is judged while his answer waits. No
+    /// judge is told the time in another way.
+    fn decide(&mut self, news: impl IntoIterator<Item = Input>) {
+        let mut inputs = self.prober.drain();
+        inputs.extend(news);
+        self.core.handle_all(inputs, clock::now());
+    }
+
+    /// Everything that waits, then one decision.
     fn work(&mut self) -> Result<(), DaemonError> {
         let Drained { changed, look } = self.observer.drain()?;
-        let mut inputs = self.prober.drain();
-        if changed {
-            inputs.push(self.seen());
-        }
-        if inputs.is_empty() {
-            inputs.push(Input::Deadline);
-        }
+        let news = if changed { self.seen() } else { Input::Deadline };
+        self.decide([news]);
         let now = clock::now();
-        self.core.handle_all(inputs, now);
         if let Some(watchdog) = &mut self.watchdog {
             watchdog.feed(now, &mut self.systemd);
         }
@@ -193,7 +195,7 @@ impl Daemon {
         match self.observer.look() {
             Ok(true) => {
                 let seen = self.seen();
-                self.core.handle(seen, clock::now());
+                self.decide([seen]);
             }
             Ok(false) => {}
             Err(error) => {
@@ -237,7 +239,7 @@ impl Daemon {
                 inputs.push(self.verified());
             }
             if !inputs.is_empty() {
-                self.core.handle_all(inputs, clock::now());
+                self.decide(inputs);
             }
         }
         if remember {
@@ -310,7 +312,7 @@ impl Daemon {
                 if let Err(error) = withdraw(policy.mode, self.dry_run) {
                     tracing::error!("{}", chain(&error));
                 }
-                self.core.handle(Input::Policy(Box::new(policy)), clock::now());
+                self.decide([Input::Policy(Box::new(policy))]);
             }
             Err(error) => tracing::error!("the configuration stays as it was: {error}"),
         }
