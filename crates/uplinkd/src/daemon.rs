@@ -181,7 +181,8 @@ impl Daemon {
         if let Some(watchdog) = &mut self.watchdog {
             watchdog.feed(now, &mut self.systemd);
         }
-        if look || now >= self.look_at {
+        // One that failed stays due, and waits for its moment.
+        if now >= self.look_at || (look && self.look_at == Instant::NEVER) {
             // Decide first on what is known: the look takes long where there are many routes.
             self.carry_out();
             self.look();
@@ -192,16 +193,15 @@ impl Daemon {
     /// Reads the kernel's tables anew, because something may have vanished without a message.
     fn look(&mut self) {
         self.look_at = Instant::NEVER;
-        match self.observer.look() {
-            Ok(true) => {
-                let seen = self.seen();
-                self.decide([seen]);
-            }
-            Ok(false) => {}
-            Err(error) => {
-                tracing::warn!("{}; trying again", chain(&error));
-                self.look_at = clock::now() + LOOK_AGAIN;
-            }
+        let changed = self.observer.look().unwrap_or_else(|error| {
+            tracing::warn!("{}; trying again", chain(&error));
+            self.look_at = clock::now() + LOOK_AGAIN;
+            // By the events that were taken in before it failed.
+            true
+        });
+        if changed {
+            let seen = self.seen();
+            self.decide([seen]);
         }
     }
 
