@@ -20,6 +20,10 @@ use crate::scene::{Outcome, PATIENCE, PCI, SOON, STEADY, Scene, daemon, trial};
 
 /// The units that are shipped.
 const UNITS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/systemd");
+/// The user that is shipped.
+const USER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/sysusers.d/uplinkd.conf");
+/// The most that systemd may find exposed, in tenths of its points.
+const EXPOSURE: &str = "--threshold=18";
 /// Where they say that the daemon is installed.
 const INSTALLED: &str = "/usr/bin/uplinkd";
 /// Where the journal listens.
@@ -35,7 +39,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("with the unit's two capabilities alone it steers", two_capabilities),
         trial("systemd is told: ready once, how it is, and that it lives", systemd_is_told),
         trial("a journal that takes nothing delays nothing, and is told that it missed lines", stuck_journal),
-        trial("the units are valid, and their commands exist", units),
+        trial("the units are valid and confined, and their commands exist", units),
+        trial("the units run as the user that is shipped, so that everybody reaches the status", unit_user),
         trial("varlink: who we are, and what is so", varlink),
         trial("uplinkctl status: decisions, gateways, pins, last changes", uplinkctl_status),
         trial("uplinkctl without a daemon: says so", uplinkctl_alone),
@@ -216,6 +221,31 @@ fn units() -> Outcome {
     let verified = run(&host, verify)?;
     let about_us: Vec<&str> = verified.said.lines().filter(|line| line.contains("uplinkd")).collect();
     assert_eq!((verified.code, about_us), (Some(0), Vec::new()), "{}", verified.said);
+    for unit in ["/run/uplinkd.service", "/run/uplinkd-cleanup.service"] {
+        let mut security = Command::new("systemd-analyze");
+        security.args(["security", "--offline=true", EXPOSURE, unit]);
+        let exposed = run(&host, security)?;
+        assert_eq!(exposed.code, Some(0), "{unit}: {}", exposed.said);
+    }
+    Ok(())
+}
+
+fn unit_user() -> Outcome {
+    for unit in ["uplinkd.service", "uplinkd-cleanup.service"] {
+        let text = fs::read_to_string(Path::new(UNITS).join(unit))?;
+        // It would put the runtime directory, which is to outlive a restart, where only root gets in.
+        assert!(setting(&text, "DynamicUser").is_err(), "{unit}");
+        assert_eq!((setting(&text, "User")?, setting(&text, "Group")?), ("uplinkd", "uplinkd"), "{unit}");
+    }
+    let host = Host::new("host")?;
+    let mut command = Command::new("systemd-sysusers");
+    // A root without users: the machine may have ours already.
+    command.args(["--dry-run", "--root=/run", USER]);
+    let made = run(&host, command)?;
+    assert_eq!(made.code, Some(0), "{}", made.said);
+    for part in ["group 'uplinkd'", "user 'uplinkd'"] {
+        assert!(made.said.contains(part), "no {part} in\n{}", made.said);
+    }
     Ok(())
 }
 
