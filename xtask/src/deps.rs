@@ -21,8 +21,8 @@ pub(crate) const FOR_TESTS: [Needed; 5] = [
 ];
 
 /// All that the core may depend on: serde, and what its derive macros are built from. None of it
-/// does I/O, reads a clock or starts a thread, so the core cannot either, but for the standard
-/// library, which clippy.toml watches.
+/// does I/O, reads a clock or starts a thread, so the core cannot either, but by the standard library,
+/// of which clippy.toml bans clocks, sleeping and printing.
 const CORE_MAY_USE: [&str; 8] =
     ["proc-macro2", "quote", "serde", "serde_core", "serde_derive", "syn", "unicode-ident", "uplink-core"];
 
