@@ -12,36 +12,47 @@ type Needed = (&'static str, &'static str);
 pub(crate) const FOR_DEMO: [Needed; 1] = [("ip", "iproute2")];
 
 /// Programs that the tests run.
-pub(crate) const FOR_TESTS: [Needed; 2] = [("ip", "iproute2"), ("nft", "nftables")];
+pub(crate) const FOR_TESTS: [Needed; 5] = [
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("setpriv", "util-linux"),
+    ("systemd-analyze", "systemd"),
+    ("systemd-sysusers", "systemd"),
+];
 
 /// All that the core may depend on: serde, and what its derive macros are built from. None of it
-/// does I/O, reads a clock or starts a thread, so the core cannot either, but for the standard
-/// library, which clippy.toml watches.
+/// does I/O, reads a clock or starts a thread, so the core cannot either, but by the standard library,
+/// of which clippy.toml bans clocks, sleeping and printing.
 const CORE_MAY_USE: [&str; 8] =
     ["proc-macro2", "quote", "serde", "serde_core", "serde_derive", "syn", "unicode-ident", "uplink-core"];
 
 /// Installs the programs that are missing where that is possible, else names them.
 pub(crate) fn programs(needed: &[Needed]) -> Result<(), Failure> {
-    let missing = missing(needed);
-    if missing.is_empty() {
+    let packages: Vec<&str> = missing(needed).into_iter().collect();
+    if packages.is_empty() {
         return Ok(());
     }
-    let packages = missing.join(" ");
+    let named = packages.join(" ");
     let root = program("id", ["-u"]).output()?.trim() == "0";
     if !root || !on_path("apt-get") {
-        return Err(Failure::Other(format!("install these packages first (Debian names): {packages}")));
+        return Err(Failure::Other(format!("install these packages first (Debian names): {named}")));
     }
     let apt = |arguments: &[&str]| {
         program("apt-get", arguments.iter().copied()).env("DEBIAN_FRONTEND", "noninteractive").run()
     };
-    println!("installing {packages}");
+    println!("installing {named}");
     apt(&["update", "--quiet"])?;
     let install = ["install", "--quiet", "--yes", "--no-install-recommends"];
-    apt(&[&install, missing.as_slice()].concat())
+    apt(&[&install, packages.as_slice()].concat())?;
+    let still: Vec<&str> = missing(needed).into_iter().collect();
+    if still.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Other(format!("these packages lack a program that is needed: {}", still.join(" "))))
 }
 
 /// Packages of programs that are not on the path.
-fn missing(needed: &[Needed]) -> Vec<&'static str> {
+fn missing(needed: &[Needed]) -> BTreeSet<&'static str> {
     needed.iter().filter(|(name, _)| !on_path(name)).map(|&(_, package)| package).collect()
 }
 

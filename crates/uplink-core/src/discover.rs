@@ -560,14 +560,27 @@ fn glob(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Vendor, class and device numbers of BlueField network functions (field notes: pci.ids).
-fn is_dpu_port_0(port: &PciPort) -> bool {
-    port.vendor == 0x15b3
-        && port.class >> 8 == 0x0200
-        && matches!(port.device, 0xa2d2 | 0xa2d6 | 0xa2d9 | 0xa2dc | 0xa2df)
+/// NVIDIA (Mellanox); this number and those of the devices are from pci.ids.
+const VENDOR_NVIDIA: u16 = 0x15b3;
+
+/// Class 0200: Ethernet controllers.
+const CLASS_ETHERNET: u32 = 0x0200;
+
+/// The network functions of BlueField-1, -2, -3 Lx, -3 and -4. Other a2dX are its crypto and
+/// management functions.
+const BLUEFIELD_DEVICES: [u16; 5] = [0xa2d2, 0xa2d6, 0xa2d9, 0xa2dc, 0xa2df];
+
+/// A network port of a BlueField card, and not a virtual function of one.
+#[must_use]
+pub fn is_dpu_port(port: &PciPort) -> bool {
+    port.vendor == VENDOR_NVIDIA
+        && port.class >> 8 == CLASS_ETHERNET
+        && BLUEFIELD_DEVICES.contains(&port.device)
         && !port.virtual_function
-        && port.address.function == 0
-        && !is_representor(port)
+}
+
+fn is_dpu_port_0(port: &PciPort) -> bool {
+    is_dpu_port(port) && port.address.function == 0 && !is_representor(port)
 }
 
 /// A representor shares the PCI function of its port; the port itself is called `p<N>`, or nothing.

@@ -23,7 +23,8 @@ use crate::config;
 use crate::memory::{self, Store};
 use crate::observe::{Drained, ObserveError, Observer};
 use crate::probe::{ProbeError, Prober};
-use crate::report::{journal, systemd, text};
+use crate::report::systemd::{self, Systemd};
+use crate::report::{journal, text};
 
 /// A look at the kernel that failed is tried again after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -57,6 +58,7 @@ pub(crate) struct Daemon {
     alarm: Alarm,
     signals: Signals,
     store: Store,
+    systemd: Systemd,
     status: watch::Sender<Arc<Status>>,
     told: String,
     asked: BTreeSet<LinkIndex>,
@@ -84,7 +86,8 @@ impl Daemon {
     /// # Errors
     /// See [`DaemonError`].
     pub(crate) fn open(policy: Policy, config: Option<PathBuf>, dry_run: bool) -> Result<Self, DaemonError> {
-        systemd::starting(policy.boot_wait);
+        let mut systemd = Systemd::new()?;
+        systemd.starting(policy.boot_wait);
         withdraw(policy.mode, dry_run)?;
         let store = Store::new();
         let start = Start {
@@ -104,6 +107,7 @@ impl Daemon {
             alarm: Alarm::new()?,
             signals: Signals::new()?,
             store,
+            systemd,
             told: String::new(),
             asked: BTreeSet::new(),
             look_at: Instant::NEVER,
@@ -123,8 +127,8 @@ impl Daemon {
     /// # Errors
     /// The kernel cannot be observed any more.
     pub(crate) async fn run(mut self) -> Result<(), DaemonError> {
-        let first = Input::Snapshot(Box::new(self.observer.snapshot().clone()));
-        self.core.handle(first, clock::now());
+        let first = self.seen();
+        self.decide([first]);
         loop {
             self.carry_out();
             self.publish();
@@ -133,13 +137,13 @@ impl Daemon {
                 Wake::Work => {}
                 Wake::Reload => self.reload(),
                 Wake::Stop => {
-                    systemd::stopping();
+                    self.systemd.stopping();
                     self.core.handle(Input::Stop, clock::now());
                     self.carry_out();
                     return Ok(());
                 }
                 Wake::Leave => {
-                    systemd::stopping();
+                    self.systemd.stopping();
                     self.remember();
                     return Ok(());
                 }
@@ -160,22 +164,25 @@ impl Daemon {
         }
     }
 
-    /// Everything that waits, then one decision: nobody is judged while his answer waits.
+    /// One decision on the news and all answers that wait: nobody is judged while his answer waits. No
+    /// judge is told the time in another way.
+    fn decide(&mut self, news: impl IntoIterator<Item = Input>) {
+        let mut inputs = self.prober.drain();
+        inputs.extend(news);
+        self.core.handle_all(inputs, clock::now());
+    }
+
+    /// Everything that waits, then one decision.
     fn work(&mut self) -> Result<(), DaemonError> {
         let Drained { changed, look } = self.observer.drain()?;
-        let mut inputs = self.prober.drain();
-        if changed {
-            inputs.push(self.seen());
-        }
-        if inputs.is_empty() {
-            inputs.push(Input::Deadline);
-        }
+        let news = if changed { self.seen() } else { Input::Deadline };
+        self.decide([news]);
         let now = clock::now();
-        self.core.handle_all(inputs, now);
         if let Some(watchdog) = &mut self.watchdog {
-            watchdog.feed(now);
+            watchdog.feed(now, &mut self.systemd);
         }
-        if look || now >= self.look_at {
+        // One that failed stays due, and waits for its moment.
+        if now >= self.look_at || (look && self.look_at == Instant::NEVER) {
             // Decide first on what is known: the look takes long where there are many routes.
             self.carry_out();
             self.look();
@@ -186,16 +193,15 @@ impl Daemon {
     /// Reads the kernel's tables anew, because something may have vanished without a message.
     fn look(&mut self) {
         self.look_at = Instant::NEVER;
-        match self.observer.look() {
-            Ok(true) => {
-                let seen = self.seen();
-                self.core.handle(seen, clock::now());
-            }
-            Ok(false) => {}
-            Err(error) => {
-                tracing::warn!("{}; trying again", chain(&error));
-                self.look_at = clock::now() + LOOK_AGAIN;
-            }
+        let changed = self.observer.look().unwrap_or_else(|error| {
+            tracing::warn!("{}; trying again", chain(&error));
+            self.look_at = clock::now() + LOOK_AGAIN;
+            // By the events that were taken in before it failed.
+            true
+        });
+        if changed {
+            let seen = self.seen();
+            self.decide([seen]);
         }
     }
 
@@ -233,7 +239,7 @@ impl Daemon {
                 inputs.push(self.verified());
             }
             if !inputs.is_empty() {
-                self.core.handle_all(inputs, clock::now());
+                self.decide(inputs);
             }
         }
         if remember {
@@ -273,7 +279,7 @@ impl Daemon {
             }
             Output::Unwatch { link, family } => self.prober.unwatch(link, family),
             Output::Notice(notice) => journal::notice(clock::now(), &notice),
-            Output::Ready => systemd::ready(&text::line(&self.core.status(clock::now()))),
+            Output::Ready => self.systemd.ready(&text::line(&self.core.status(clock::now()))),
             Output::Apply(_) | Output::Remember => {}
         }
         None
@@ -282,8 +288,10 @@ impl Daemon {
     fn publish(&mut self) {
         let status = self.core.status(clock::now());
         let line = text::line(&status);
-        if line != self.told {
-            systemd::status(&line);
+        if line == self.told {
+            self.systemd.retry();
+        } else {
+            self.systemd.status(&line);
             self.told = line;
         }
         self.status.send_replace(Arc::new(status));
@@ -291,7 +299,8 @@ impl Daemon {
 
     fn deadline(&self) -> Instant {
         let watchdog = self.watchdog.as_ref().map_or(Instant::NEVER, |watchdog| watchdog.next);
-        self.core.deadline().min(self.look_at).min(watchdog)
+        let systemd = self.systemd.deadline(clock::now());
+        self.core.deadline().min(self.look_at).min(watchdog).min(systemd)
     }
 
     /// A file that is wrong leaves the configuration that is in force.
@@ -303,7 +312,7 @@ impl Daemon {
                 if let Err(error) = withdraw(policy.mode, self.dry_run) {
                     tracing::error!("{}", chain(&error));
                 }
-                self.core.handle(Input::Policy(Box::new(policy)), clock::now());
+                self.decide([Input::Policy(Box::new(policy))]);
             }
             Err(error) => tracing::error!("the configuration stays as it was: {error}"),
         }
@@ -368,9 +377,9 @@ impl Watchdog {
         Self { every: limit / 2, next: clock::now() }
     }
 
-    fn feed(&mut self, now: Instant) {
+    fn feed(&mut self, now: Instant, systemd: &mut Systemd) {
         if now >= self.next {
-            systemd::alive();
+            systemd.alive();
             self.next = now + self.every;
         }
     }

@@ -42,7 +42,7 @@ pub(crate) enum Event<'a> {
     Message(Message<'a>),
     /// A message cannot be read.
     Malformed,
-    /// The buffer was full: some messages are lost.
+    /// The buffer was full, or no memory left: some messages are lost.
     Overrun,
 }
 
@@ -88,7 +88,7 @@ impl Events {
     /// Hands over everything that is there, without waiting.
     ///
     /// # Errors
-    /// Those of `recv(2)`; an overrun is an event and no error.
+    /// The socket is dead. What passes, an overrun or a lack of memory, is an event and no error.
     pub(crate) fn drain(&mut self, mut each: impl FnMut(Event<'_>)) -> io::Result<()> {
         // Taken before the first read: if more comes after the last one, clearing this readiness
         // does not hide it.
@@ -111,9 +111,11 @@ impl Events {
                     }
                     break;
                 }
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => each(Event::Overrun),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::ENOBUFS | libc::ENOMEM) => each(Event::Overrun),
+                    _ => return Err(error),
+                },
             }
         }
         Ok(())

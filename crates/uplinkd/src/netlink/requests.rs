@@ -90,6 +90,15 @@ impl Requests {
         Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(DATAGRAM_MAX_BYTES) })
     }
 
+    /// A socket whose requests reach nobody: that of a protocol in which the kernel has no say.
+    #[cfg(test)]
+    pub(crate) fn unheard() -> io::Result<Self> {
+        let mut socket = Socket::new(netlink_sys::protocols::NETLINK_USERSOCK)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, sequence: 0, buffer: Vec::new() })
+    }
+
     /// Has the kernel carry out a request. `flags` are the `NLM_F_*` that make its meaning.
     ///
     /// # Errors

@@ -102,10 +102,10 @@ impl Observer {
         self.events.readable().await
     }
 
-    /// Takes in all events that are there, without waiting.
+    /// Takes in all events that are there, without waiting. Where that shows too little, a look is due.
     ///
     /// # Errors
-    /// See [`ObserveError`]; the snapshot is then to be taken for wrong.
+    /// [`ObserveError::Events`]: no more events will come.
     pub(crate) fn drain(&mut self) -> Result<Drained, ObserveError> {
         let mut effect = Effect::default();
         let (state, looks) = (&mut self.state, &mut self.malformed_looks);
@@ -123,22 +123,31 @@ impl Observer {
             effect = effect.and(more);
         };
         let received = self.events.drain(take);
-        self.look_due |= effect.look;
         received.map_err(ObserveError::Events)?;
-        if effect.rules {
-            let rules = self.read_rules()?;
-            effect.changed |= self.state.replace_rules(rules);
+        Ok(self.follow(effect))
+    }
+
+    /// Reads what events only hint at.
+    fn follow(&mut self, effect: Effect) -> Drained {
+        let Effect { mut changed, look, rules, ports } = effect;
+        self.look_due |= look;
+        if rules {
+            match self.read_rules() {
+                Ok(rules) => changed |= self.state.replace_rules(rules),
+                // A moment's lack of memory, say. The look that is due now tells if it fails again.
+                Err(_) => self.look_due = true,
+            }
         }
-        if effect.ports {
-            effect.changed |= self.state.replace_ports(pci::dpu_ports());
+        if ports {
+            changed |= self.state.replace_ports(pci::dpu_ports());
         }
-        Ok(Drained { changed: effect.changed, look: self.look_due })
+        Drained { changed, look: self.look_due }
     }
 
     /// Reads everything again. Returns whether the snapshot differs.
     ///
     /// # Errors
-    /// See [`ObserveError`].
+    /// See [`ObserveError`]; the snapshot may differ then, too.
     pub(crate) fn look(&mut self) -> Result<bool, ObserveError> {
         // What is queued now is older than what is read below, and need not cause another look.
         let drained = self.drain()?;
@@ -248,4 +257,31 @@ impl Observer {
 fn of<'a>(family: Family, message: &'a Message<'a>) -> Option<&'a Message<'a>> {
     let first = message.payload.first().copied()?;
     (ip::family(first) == Some(family)).then_some(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs `test` with an observer of whatever network this is, that cannot ask the kernel any more.
+    fn with_deaf_observer(test: impl FnOnce(Observer)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        runtime.block_on(async {
+            let mut observer = Observer::open().unwrap();
+            observer.requests = Requests::unheard().unwrap();
+            test(observer);
+        });
+    }
+
+    #[test]
+    fn rules_that_cannot_be_read_make_a_look_due_and_nothing_worse() {
+        with_deaf_observer(|mut observer| {
+            let rules = observer.snapshot().rules.clone();
+            let drained = observer.follow(Effect::RULES.and(Effect::CHANGED));
+            assert_eq!(drained, Drained { changed: true, look: true });
+            assert_eq!(observer.snapshot().rules, rules);
+            assert!(observer.look().is_err());
+            assert!(observer.drain().unwrap().look, "it stays due until it was taken");
+        });
+    }
 }

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
+use uplink_core::discover::is_dpu_port;
 use uplink_core::snapshot::{PciAddress, PciPort};
 
 /// Interfaces, by name.
@@ -15,18 +16,8 @@ const INTERFACES: &str = "/sys/class/net";
 /// PCI functions, by address.
 const FUNCTIONS: &str = "/sys/bus/pci/devices";
 
-/// NVIDIA (Mellanox).
-const VENDOR_NVIDIA: u16 = 0x15b3;
-
 /// Class 02: network controllers.
 const CLASS_NETWORK: u32 = 0x02;
-
-/// Class 0200: Ethernet controllers.
-const CLASS_ETHERNET: u32 = 0x0200;
-
-/// The network functions of BlueField-1, -2, -3 Lx, -3 and -4. Other a2dX are its crypto and
-/// management functions.
-const BLUEFIELD_DEVICES: [u16; 5] = [0xa2d2, 0xa2d6, 0xa2d9, 0xa2dc, 0xa2df];
 
 /// Longer than anything that is read here: a number of 24 bits, an interface's port name.
 const FILE_MAX_BYTES: u64 = 64;
@@ -59,13 +50,6 @@ pub(super) fn dpu_ports() -> Vec<PciPort> {
         .collect();
     ports.sort();
     ports
-}
-
-fn is_dpu_port(port: &PciPort) -> bool {
-    port.vendor == VENDOR_NVIDIA
-        && port.class >> 8 == CLASS_ETHERNET
-        && BLUEFIELD_DEVICES.contains(&port.device)
-        && !port.virtual_function
 }
 
 /// An address as the bus writes it, and in no other way.
@@ -120,22 +104,5 @@ mod tests {
         for bad in ["", "0x", "15b3", "0x+1", "0xfffffffff", "0x15b3 "] {
             assert_eq!(hexadecimal(bad), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn a_dpu_port_is_a_bluefield_ethernet_function_and_not_virtual() {
-        let port = |vendor, device, class, virtual_function| PciPort {
-            address: "0000:03:00.0".parse().unwrap(),
-            vendor,
-            device,
-            class,
-            virtual_function,
-            port_name: None,
-        };
-        assert!(is_dpu_port(&port(0x15b3, 0xa2dc, 0x02_0000, false)));
-        assert!(!is_dpu_port(&port(0x15b3, 0xa2dc, 0x02_0000, true)));
-        assert!(!is_dpu_port(&port(0x15b3, 0xa2d3, 0x02_0000, false)));
-        assert!(!is_dpu_port(&port(0x15b3, 0xa2dc, 0x02_0700, false)));
-        assert!(!is_dpu_port(&port(0x8086, 0xa2dc, 0x02_0000, false)));
     }
 }

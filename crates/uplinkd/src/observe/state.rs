@@ -35,9 +35,9 @@ pub(super) struct Effect {
 
 impl Effect {
     const NONE: Self = Self { changed: false, look: false, rules: false, ports: false };
-    const CHANGED: Self = Self { changed: true, ..Self::NONE };
+    pub(super) const CHANGED: Self = Self { changed: true, ..Self::NONE };
     pub(super) const LOOK: Self = Self { look: true, ..Self::NONE };
-    const RULES: Self = Self { rules: true, ..Self::NONE };
+    pub(super) const RULES: Self = Self { rules: true, ..Self::NONE };
 
     /// Both.
     pub(super) const fn and(self, other: Self) -> Self {

@@ -16,18 +16,19 @@ use uplink_core::status::{Health, Notice};
 use uplink_core::time::Instant;
 use uplink_core::wire::{Subject, micros};
 
+use super::native::Journal;
+
 /// A pause longer than this is worth a warning: the machine was suspended, or far too busy.
 const LONG_SLEEP: Duration = Duration::from_secs(1);
 
 /// Sends everything logged from now on to where it belongs. To be called once, first of all.
 pub(crate) fn init() {
-    let journal = stderr_is_journal().then(tracing_journald::layer).and_then(Result::ok);
+    let journal = stderr_is_journal().then(Journal::open).and_then(Result::ok);
     // It fails only if it was called before; then the log has its place already.
     let _ = match journal {
-        // Without a prefix the fields are UPLINK=, FAMILY=, NOTICE=, AT_US=.
-        Some(layer) => set_global_default(
-            tracing_subscriber::registry().with(LevelFilter::INFO).with(layer.with_field_prefix(None)),
-        ),
+        Some(journal) => {
+            set_global_default(tracing_subscriber::registry().with(LevelFilter::INFO).with(journal))
+        }
         None => set_global_default(
             tracing_subscriber::fmt()
                 .with_max_level(LevelFilter::INFO)
@@ -45,7 +46,8 @@ pub(crate) fn init() {
     };
 }
 
-/// Logs a notice: its sentence, and what it is about as fields.
+/// Logs a notice: its sentence, and what it is about as fields, in the journal `NOTICE=`, `UPLINK=`,
+/// `FAMILY=` and `AT_US=`.
 pub(crate) fn notice(at: Instant, notice: &Notice) {
     let Subject { kind, uplink, family } = Subject::of(notice);
     let family = family.map(tracing::field::display);

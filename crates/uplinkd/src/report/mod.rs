@@ -1,6 +1,7 @@
 //! Tells people and machines.
 
 pub(crate) mod journal;
+mod native;
 #[cfg(test)]
 mod sample;
 pub(crate) mod systemd;

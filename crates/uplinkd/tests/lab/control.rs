@@ -1,8 +1,9 @@
 //! What surrounds the daemon: systemd, clients, cleaning up, rights.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::Write;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -19,8 +20,14 @@ use crate::scene::{Outcome, PATIENCE, PCI, SOON, STEADY, Scene, daemon, trial};
 
 /// The units that are shipped.
 const UNITS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/systemd");
+/// The user that is shipped.
+const USER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/sysusers.d/uplinkd.conf");
+/// The most that systemd may find exposed, in tenths of its points.
+const EXPOSURE: &str = "--threshold=18";
 /// Where they say that the daemon is installed.
 const INSTALLED: &str = "/usr/bin/uplinkd";
+/// Where the journal listens.
+const JOURNAL: &str = "/run/systemd/journal/socket";
 /// The daemon's socket.
 const SOCKET: &str = "/run/uplinkd/io.uplinkd";
 
@@ -31,7 +38,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("without a capability: a clear error, nothing is touched", unprivileged),
         trial("with the unit's two capabilities alone it steers", two_capabilities),
         trial("systemd is told: ready once, how it is, and that it lives", systemd_is_told),
-        trial("the units are valid, and their commands exist", units),
+        trial("a journal that takes nothing delays nothing, and is told that it missed lines", stuck_journal),
+        trial("the units are valid and confined, and their commands exist", units),
+        trial("the units run as the user that is shipped, so that everybody reaches the status", unit_user),
         trial("varlink: who we are, and what is so", varlink),
         trial("uplinkctl status: decisions, gateways, pins, last changes", uplinkctl_status),
         trial("uplinkctl without a daemon: says so", uplinkctl_alone),
@@ -142,6 +151,58 @@ fn systemd_is_told() -> Outcome {
     Ok(())
 }
 
+fn stuck_journal() -> Outcome {
+    // Standard error is a pipe here; this names it as systemd names the journal's stream.
+    const SCRIPT: &str =
+        "JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2); export JOURNAL_STREAM; exec \"$0\" run";
+    let site = Site::new()?;
+    site.worker.give_pci("port", PCI)?;
+    let journal = full_journal(&site.worker)?;
+    let daemon = Daemon::of("sh", &["-ec", SCRIPT, env!("CARGO_BIN_EXE_uplinkd")]);
+    let scene = Scene::of(site, daemon, STEADY)?;
+    scene.leads_to("port")?;
+    scene.fail_over()?;
+    assert!(told(&journal)?.iter().all(String::is_empty), "it was full");
+    scene.site.mgmt.cable.fault(&[Fault::Silent]);
+    let said = RefCell::new(Vec::new());
+    scene.until("the journal has a word on what it missed, and lines with fields", || {
+        said.borrow_mut().extend(told(&journal)?);
+        let one =
+            |parts: &[&str]| said.borrow().iter().any(|entry| parts.iter().all(|part| entry.contains(part)));
+        Ok(one(&["PRIORITY\n", "MESSAGE\n", "lines of this log are lost"])
+            && one(&["NOTICE\n", "health", "UPLINK\n", "mgmt", "FAMILY\n", "ipv6", "AT_US\n"]))
+    })?;
+    assert_eq!(scene.daemon.log(), [], "nothing on standard error");
+    scene.site.mgmt.cable.heal();
+    scene.finish()?;
+    Ok(())
+}
+
+/// A journal that reads nothing, and has as much as it holds.
+fn full_journal(host: &Host) -> Result<UnixDatagram, Failed> {
+    let path = host.path(JOURNAL);
+    fs::create_dir_all(path.parent().ok_or("no folder")?)?;
+    let journal = UnixDatagram::bind(&path)?;
+    journal.set_nonblocking(true)?;
+    let other = UnixDatagram::unbound()?;
+    other.set_nonblocking(true)?;
+    while other.send_to(b"", &path).is_ok() {}
+    Ok(journal)
+}
+
+/// What was said to the journal so far.
+fn told(journal: &UnixDatagram) -> Result<Vec<String>, Failed> {
+    let mut entries = Vec::new();
+    let mut buffer = [0; 65536];
+    loop {
+        match journal.recv(&mut buffer) {
+            Ok(length) => entries.push(String::from_utf8_lossy(&buffer[..length]).into_owned()),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(entries),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 fn units() -> Outcome {
     let host = Host::new("host")?;
     // The program is not installed where the tests run: its own path stands for the installed one.
@@ -160,6 +221,31 @@ fn units() -> Outcome {
     let verified = run(&host, verify)?;
     let about_us: Vec<&str> = verified.said.lines().filter(|line| line.contains("uplinkd")).collect();
     assert_eq!((verified.code, about_us), (Some(0), Vec::new()), "{}", verified.said);
+    for unit in ["/run/uplinkd.service", "/run/uplinkd-cleanup.service"] {
+        let mut security = Command::new("systemd-analyze");
+        security.args(["security", "--offline=true", EXPOSURE, unit]);
+        let exposed = run(&host, security)?;
+        assert_eq!(exposed.code, Some(0), "{unit}: {}", exposed.said);
+    }
+    Ok(())
+}
+
+fn unit_user() -> Outcome {
+    for unit in ["uplinkd.service", "uplinkd-cleanup.service"] {
+        let text = fs::read_to_string(Path::new(UNITS).join(unit))?;
+        // It would put the runtime directory, which is to outlive a restart, where only root gets in.
+        assert!(setting(&text, "DynamicUser").is_err(), "{unit}");
+        assert_eq!((setting(&text, "User")?, setting(&text, "Group")?), ("uplinkd", "uplinkd"), "{unit}");
+    }
+    let host = Host::new("host")?;
+    let mut command = Command::new("systemd-sysusers");
+    // A root without users: the machine may have ours already.
+    command.args(["--dry-run", "--root=/run", USER]);
+    let made = run(&host, command)?;
+    assert_eq!(made.code, Some(0), "{}", made.said);
+    for part in ["group 'uplinkd'", "user 'uplinkd'"] {
+        assert!(made.said.contains(part), "no {part} in\n{}", made.said);
+    }
     Ok(())
 }
 

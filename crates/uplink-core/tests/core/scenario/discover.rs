@@ -1,12 +1,13 @@
 //! Which interfaces are uplinks, under whatever name.
 
+use uplink_core::discover::is_dpu_port;
 use uplink_core::policy::{Match, Need, Policy, UplinkPolicy};
-use uplink_core::snapshot::{Family, Link, LinkIndex, LinkKind};
+use uplink_core::snapshot::{Family, Link, LinkIndex, LinkKind, PciPort};
 use uplink_core::status::Health;
 
 use crate::sim::bench::Bench;
 use crate::sim::secs;
-use crate::sim::site::{BOARD, DPU, MGMT, PORT, default_route, link, steered_worker, worker};
+use crate::sim::site::{BOARD, DPU, MGMT, PORT, default_route, dpu_port, link, steered_worker, worker};
 
 const BRIDGE: LinkIndex = LinkIndex(7);
 
@@ -222,7 +223,7 @@ fn a_configured_gateway_gives_a_port_without_routes_a_way() {
     bench.policy = Policy {
         uplinks: vec![UplinkPolicy {
             name: "port".to_owned(),
-            matching: Match::Pci(crate::sim::site::dpu_port(3).address),
+            matching: Match::Pci(dpu_port(3).address),
             tier: 1,
             gateways: Family::ALL.map(|family| crate::sim::site::gateway(PORT, family)).to_vec(),
             targets: Vec::new(),
@@ -235,4 +236,14 @@ fn a_configured_gateway_gives_a_port_without_routes_a_way() {
     bench.run(secs(5));
     bench.assert_way(PORT);
     assert_eq!(bench.health("port"), Health::Up);
+}
+
+#[test]
+fn a_dpu_port_is_a_bluefield_ethernet_function_and_not_virtual() {
+    let port = dpu_port(3);
+    assert!(is_dpu_port(&port));
+    assert!(!is_dpu_port(&PciPort { virtual_function: true, ..port.clone() }));
+    assert!(!is_dpu_port(&PciPort { device: 0xa2d3, ..port.clone() }), "its crypto function");
+    assert!(!is_dpu_port(&PciPort { class: 0x0002_0700, ..port.clone() }), "InfiniBand");
+    assert!(!is_dpu_port(&PciPort { vendor: 0x8086, ..port }));
 }
