@@ -76,10 +76,10 @@ impl Loss {
         }
     }
 
-    pub(super) fn late(&mut self, id: ProbeId) {
-        if let Some(sample) =
-            self.samples.iter_mut().find(|sample| sample.id == id && sample.state == State::Pending)
-        {
+    /// What was asked so long ago and has no answer is lost, as far as is known.
+    pub(super) fn notice_late(&mut self, now: Instant, late: Duration) {
+        let is_late = |sample: &&mut Sample| sample.asked + late <= now && sample.state == State::Pending;
+        for sample in self.samples.iter_mut().filter(is_late) {
             sample.state = State::Lost;
             self.fresh += 1;
         }
