@@ -218,7 +218,7 @@ impl Gateway {
     }
 
     fn notice_late(&mut self, now: Instant, limits: Limits) {
-        self.loss.notice_late(now, limits.late());
+        self.loss.notice_late(now, limits);
         let late = self.unanswered.first().is_some_and(|at| *at + limits.late() <= now);
         if late && self.suspected.is_none() && !self.silent {
             self.suspected = Some(now);
