@@ -167,6 +167,14 @@ impl Gateway {
         self.unanswered.clear();
     }
 
+    /// Has its interface watched no more.
+    pub(super) fn rest(&mut self, desk: &mut Desk) {
+        if self.watching {
+            self.watching = false;
+            desk.unwatch(self.link, self.family);
+        }
+    }
+
     pub(super) fn standing(&self) -> Standing {
         match self.last_answer {
             _ if self.silent => Standing::Silent,
@@ -234,9 +242,8 @@ impl Gateway {
             self.loss.explained(self.last_answer.unwrap_or(Instant::BOOT));
         }
         self.choose_kind(now, limits);
-        if self.watching && !self.confirming() {
-            self.watching = false;
-            desk.unwatch(self.link, self.family);
+        if !self.confirming() {
+            self.rest(desk);
         }
     }
 
