@@ -299,10 +299,10 @@ impl Core {
                     memory.paths.iter().find(|p| p.uplink == key.uplink && p.family == key.family);
                 Judge::new(remembered)
             });
-            judge.discovered(path, probe_way, now);
+            judge.discovered(path, probe_way, now, &mut self.desk);
         }
         for key in vanished {
-            self.judges.get_mut(&key).into_iter().for_each(Judge::vanished);
+            self.judges.get_mut(&key).into_iter().for_each(|judge| judge.vanished(&mut self.desk));
         }
         // What never fell and is gone leaves nothing to remember; what is elected falls right now.
         let mut kept: Vec<PathKey> = paths(&self.uplinks).map(|(key, _)| key).collect();

@@ -19,7 +19,7 @@ pub(crate) struct Comeback {
     falls: Vec<Instant>,
     /// Since when it has been well without a break.
     well_since: Option<Instant>,
-    /// Ticks lost since then.
+    /// Ticks found lost for good since then.
     lost: u32,
 }
 

@@ -37,6 +37,9 @@ pub(super) struct Gateway {
     /// The kind that is asked on the tick.
     asked: Kind,
     asks: VecDeque<Ask>,
+    /// When the first [`ENOUGH`] questions since the last answer were asked that have none. They are kept
+    /// apart because a long silence asks more questions than are remembered.
+    unanswered: Vec<Instant>,
     first_asked: Option<Instant>,
     last_answer: Option<Instant>,
     last_packet: Option<Instant>,
@@ -78,6 +81,7 @@ impl Gateway {
             source,
             asked: Kind::Icmp,
             asks: VecDeque::new(),
+            unanswered: Vec::new(),
             first_asked: None,
             last_answer: None,
             last_packet: None,
@@ -110,7 +114,7 @@ impl Gateway {
 
     pub(super) fn deadline(&self, now: Instant, pace: Pace, limits: Limits) -> Instant {
         let extra = (self.confirming() || pace == Pace::Rival).then_some(self.next_extra);
-        let late = self.asks.iter().find(|ask| self.pending(ask)).map(|ask| ask.at + limits.late());
+        let late = self.unanswered.first().map(|at| *at + limits.late());
         let late = late.filter(|_| self.suspected.is_none() && !self.silent);
         let end = self.confirming().then(|| self.verdict_at(limits)).flatten().filter(|at| *at > now);
         let recheck = (self.asked != Kind::Icmp).then_some(self.next_recheck);
@@ -138,6 +142,8 @@ impl Gateway {
         self.suspected = None;
         if kind == Kind::Icmp && self.asked == Kind::Neighbour {
             self.ask_now(Kind::Icmp);
+        } else {
+            self.recount();
         }
         true
     }
@@ -158,6 +164,15 @@ impl Gateway {
             ask.void = true;
         }
         self.loss.void();
+        self.unanswered.clear();
+    }
+
+    /// Has its interface watched no more.
+    pub(super) fn rest(&mut self, desk: &mut Desk) {
+        if self.watching {
+            self.watching = false;
+            desk.unwatch(self.link, self.family);
+        }
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -171,7 +186,7 @@ impl Gateway {
 
     /// For how long a question has been without an answer, if no sign of life came since.
     pub(super) fn silence(&self, now: Instant) -> Option<Duration> {
-        self.asks.iter().find(|ask| self.pending(ask)).map(|ask| now.since(ask.at))
+        self.unanswered.first().map(|at| now.since(*at))
     }
 
     pub(super) fn suspected(&self) -> Option<Instant> {
@@ -211,11 +226,8 @@ impl Gateway {
     }
 
     fn notice_late(&mut self, now: Instant, limits: Limits) {
-        let is_late = |ask: &&Ask| ask.at + limits.late() <= now;
-        for ask in self.asks.iter().filter(|ask| !ask.answered && !ask.void).filter(is_late) {
-            self.loss.late(ask.id);
-        }
-        let late = self.asks.iter().filter(|ask| self.pending(ask)).any(|ask| is_late(&ask));
+        self.loss.notice_late(now, limits);
+        let late = self.unanswered.first().is_some_and(|at| *at + limits.late() <= now);
         if late && self.suspected.is_none() && !self.silent {
             self.suspected = Some(now);
             self.next_extra = now;
@@ -224,26 +236,21 @@ impl Gateway {
     }
 
     fn give_verdict(&mut self, now: Instant, limits: Limits, desk: &mut Desk) {
-        let late = |ask: &&Ask| self.pending(ask) && ask.at + limits.late() <= now;
-        if self.confirming()
-            && self.verdict_at(limits).is_some_and(|at| now >= at)
-            && self.asks.iter().filter(late).count() >= ENOUGH
-        {
+        let enough = self.unanswered.get(ENOUGH - 1).is_some_and(|at| *at + limits.late() <= now);
+        if self.confirming() && enough && self.verdict_at(limits).is_some_and(|at| now >= at) {
             self.silent = true;
             self.loss.explained(self.last_answer.unwrap_or(Instant::BOOT));
         }
         self.choose_kind(now, limits);
-        if self.watching && !self.confirming() {
-            self.watching = false;
-            desk.unwatch(self.link, self.family);
+        if !self.confirming() {
+            self.rest(desk);
         }
     }
 
     /// The moment patience ends. Who is asked seldom is not silent before he has been asked for as
     /// long as the elected path would be.
     fn verdict_at(&self, limits: Limits) -> Option<Instant> {
-        let asked = self.asks.iter().find(|ask| self.pending(ask))?.at;
-        let heard_out = asked + limits.patience.saturating_sub(self.quick_tick(limits));
+        let heard_out = *self.unanswered.first()? + limits.patience.saturating_sub(self.quick_tick(limits));
         self.patience_ends(limits).map(|end| end.max(heard_out))
     }
 
@@ -292,6 +299,8 @@ impl Gateway {
         for ask in self.asks.iter_mut().filter(|ask| ask.kind != kind) {
             ask.void = true;
         }
+        self.loss.void();
+        self.recount();
     }
 
     fn next_tick(&self, pace: Pace, limits: Limits) -> Instant {
@@ -338,14 +347,19 @@ impl Gateway {
     fn recheck(&mut self, now: Instant, desk: &mut Desk) {
         if self.asked != Kind::Icmp && now >= self.next_recheck {
             self.next_recheck = now + RECHECK;
-            self.ask(Kind::Icmp, now, desk);
-            if let Some(ask) = self.asks.back_mut() {
-                ask.void = true;
-            }
+            self.send(Kind::Icmp, true, now, desk);
         }
     }
 
     fn ask(&mut self, kind: Kind, now: Instant, desk: &mut Desk) -> Option<ProbeId> {
+        let id = self.send(kind, false, now, desk)?;
+        if self.unanswered.len() < ENOUGH {
+            self.unanswered.push(now);
+        }
+        Some(id)
+    }
+
+    fn send(&mut self, kind: Kind, void: bool, now: Instant, desk: &mut Desk) -> Option<ProbeId> {
         let question = match kind {
             Kind::Icmp => Question::Echo(self.address),
             Kind::Neighbour => Question::Neighbour(self.address),
@@ -355,7 +369,7 @@ impl Gateway {
         if self.asks.len() == REMEMBERED {
             self.asks.pop_front();
         }
-        self.asks.push_back(Ask { id, kind, at: now, answered: false, void: false });
+        self.asks.push_back(Ask { id, kind, at: now, answered: false, void });
         Some(id)
     }
 
@@ -364,8 +378,9 @@ impl Gateway {
         self.suspected.is_some() && !self.silent
     }
 
-    /// Unanswered, and asked after the last answer.
-    fn pending(&self, ask: &Ask) -> bool {
-        !ask.answered && !ask.void && Some(ask.at) > self.last_answer
+    /// Looks anew which questions have been without an answer since the last one.
+    fn recount(&mut self) {
+        let pending = |ask: &&Ask| !ask.answered && !ask.void && Some(ask.at) > self.last_answer;
+        self.unanswered = self.asks.iter().filter(pending).map(|ask| ask.at).take(ENOUGH).collect();
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::Limits;
 use crate::event::ProbeId;
 use crate::time::Instant;
 
@@ -20,7 +21,7 @@ pub(super) struct Loss {
     samples: VecDeque<Sample>,
     lossy: bool,
     suspected: Option<Instant>,
-    /// Samples lost since somebody last took the count.
+    /// Samples that were found lost for good since somebody last took the count.
     fresh: u32,
 }
 
@@ -29,6 +30,8 @@ struct Sample {
     id: ProbeId,
     asked: Instant,
     state: State,
+    /// It is lost for good, and was counted.
+    counted: bool,
     /// An answer to any question came soon after.
     answer_near: bool,
     /// A forwarded packet came soon after.
@@ -54,8 +57,14 @@ impl Loss {
         if self.samples.len() == TICKS {
             self.samples.pop_front();
         }
-        let sample = Sample { id, asked: now, state: State::Pending, answer_near: false, packet_near: false };
-        self.samples.push_back(sample);
+        self.samples.push_back(Sample {
+            id,
+            asked: now,
+            state: State::Pending,
+            counted: false,
+            answer_near: false,
+            packet_near: false,
+        });
     }
 
     /// Loss is never final: a late answer turns it back, if it is known which question it answers.
@@ -76,12 +85,17 @@ impl Loss {
         }
     }
 
-    pub(super) fn late(&mut self, id: ProbeId) {
-        if let Some(sample) =
-            self.samples.iter_mut().find(|sample| sample.id == id && sample.state == State::Pending)
-        {
-            sample.state = State::Lost;
-            self.fresh += 1;
+    /// What is late is lost as far as is known, and for good when patience ends: on a long way every
+    /// answer is late, and none is lost.
+    pub(super) fn notice_late(&mut self, now: Instant, limits: Limits) {
+        for sample in &mut self.samples {
+            if sample.state == State::Pending && sample.asked + limits.late() <= now {
+                sample.state = State::Lost;
+            }
+            if !sample.counted && sample.counts_as_lost() && sample.asked + limits.patience <= now {
+                sample.counted = true;
+                self.fresh += 1;
+            }
         }
     }
 

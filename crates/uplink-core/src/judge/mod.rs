@@ -117,9 +117,10 @@ impl Judge {
     }
 
     /// The path as discovered now; `probe_way` says whether questions to targets would leave by it.
-    pub(crate) fn discovered(&mut self, path: &Path, probe_way: bool, now: Instant) {
+    pub(crate) fn discovered(&mut self, path: &Path, probe_way: bool, now: Instant, desk: &mut Desk) {
         if self.way != path.way {
             self.heard = None;
+            self.dismiss(desk);
             self.gateway = match path.way {
                 Way::Gateway { link, gateway, source, .. } => {
                     Some(Gateway::new(path.family, link, gateway, source, now))
@@ -135,9 +136,9 @@ impl Judge {
     }
 
     /// The path is not discovered any more.
-    pub(crate) fn vanished(&mut self) {
+    pub(crate) fn vanished(&mut self, desk: &mut Desk) {
         self.way = Way::Broken(Cause::Link);
-        self.gateway = None;
+        self.dismiss(desk);
         self.targets.forget();
     }
 
@@ -278,6 +279,13 @@ impl Judge {
     /// The kind of probe that was found to be filtered, once.
     pub(crate) fn take_set_aside(&mut self) -> Option<Kind> {
         self.gateway.as_mut().and_then(Gateway::take_set_aside)
+    }
+
+    /// Its gateway is judged no more.
+    fn dismiss(&mut self, desk: &mut Desk) {
+        if let Some(mut gateway) = self.gateway.take() {
+            gateway.rest(desk);
+        }
     }
 
     fn verdict(&self) -> Standing {

@@ -88,10 +88,7 @@ impl Targets {
     }
 
     pub(super) fn void(&mut self) {
-        for watched in &mut self.targets {
-            watched.unanswered = None;
-            watched.late = false;
-        }
+        self.targets.iter_mut().for_each(Watched::void);
     }
 
     /// Whether enough targets answer; none while that is not known. No targets: nothing to doubt.
@@ -206,9 +203,23 @@ impl Watched {
         self.proved_at = self.proved_at.max(Some(asked));
         self.answers = Some(true);
         self.late = false;
-        // What was asked after it may still be out.
+        // What was asked after it may still be out, and counts unless it is void.
         self.asks.retain(|(_, at)| *at > asked);
-        self.unanswered = self.asks.first().map(|(_, at)| *at);
+        let since = self.unanswered;
+        self.unanswered =
+            self.asks.iter().map(|(_, at)| *at).find(|at| since.is_some_and(|since| *at >= since));
         true
+    }
+
+    /// The silence so far says nothing: it is asked anew, at once. A verdict stands until an answer, and
+    /// with it the moment since when there is a fault.
+    fn void(&mut self) {
+        if self.unanswered.is_some() {
+            self.next = Instant::BOOT;
+        }
+        if self.answers != Some(false) {
+            self.unanswered = None;
+            self.late = false;
+        }
     }
 }

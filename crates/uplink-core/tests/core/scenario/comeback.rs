@@ -7,6 +7,7 @@ use uplink_core::snapshot::Family;
 
 use crate::sim::bench::Bench;
 use crate::sim::site::{DPU, MGMT, PORT, PORT_B, steered_worker, worker};
+use crate::sim::world::Gateway;
 use crate::sim::{ms, secs};
 
 /// The share of a tenth that the test machine adds to every wait, and the rounds of asking.
@@ -58,6 +59,34 @@ fn a_silence_of_half_a_patience_begins_the_wait_anew() {
     bench.assert_way(MGMT);
     bench.run(secs(40));
     bench.assert_way(PORT);
+}
+
+#[test]
+fn a_long_way_to_the_gateway_is_no_loss() {
+    for (patience, latency) in [(secs(1), ms(300)), (secs(1), ms(450)), (ms(200), ms(60))] {
+        let mut bench = worker();
+        bench.policy = Policy { patience, ..Policy::default() };
+        bench.gateways(PORT, |gateway| gateway.latency = latency);
+        bench.start();
+        bench.run(secs(20));
+        bench.assert_way(PORT);
+        bench.silence(PORT);
+        bench.until(secs(10), |bench| bench.leaves_by(MGMT)).expect("it moves");
+        bench.gateways(PORT, |gateway| *gateway = Gateway { latency, ..Gateway::well() });
+        let after = bench.until(secs(120), |bench| bench.leaves_by(PORT));
+        assert!(after.is_some_and(|after| after <= secs(33) + SLACK), "{latency:?}: {after:?}");
+    }
+}
+
+#[test]
+fn one_in_five_lost_is_not_well_enough_to_come_back() {
+    let mut bench = steered_worker();
+    bench.silence(PORT);
+    bench.until(secs(10), |bench| bench.leaves_by(MGMT)).expect("it moves");
+    bench.revive(PORT);
+    bench.gateways(PORT, |gateway| gateway.loss = 20);
+    bench.run(secs(300));
+    bench.assert_way(MGMT);
 }
 
 #[test]

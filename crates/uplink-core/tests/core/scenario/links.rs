@@ -3,7 +3,7 @@
 use uplink_core::snapshot::Family;
 use uplink_core::status::{Cause, Health, Reason};
 
-use crate::sim::bench::Observer;
+use crate::sim::bench::{Bench, Observer};
 use crate::sim::site::{DPU, MGMT, PORT, steered_worker};
 use crate::sim::{ms, secs};
 
@@ -74,4 +74,19 @@ fn an_interface_that_comes_up_again_is_taken_again() {
     bench.run(secs(20));
     bench.assert_way(PORT);
     assert_eq!(bench.moves(Family::Ipv4), 2);
+}
+
+#[test]
+fn a_gateway_that_is_gone_is_watched_no_more() {
+    let change: [fn(&mut Bench); 2] =
+        [|bench| bench.kernel.set_carrier(PORT, false), |bench| bench.kernel.remove_link(PORT)];
+    for change in change {
+        let mut bench = steered_worker();
+        bench.silence(PORT);
+        bench.run(ms(600));
+        assert!(!bench.watched.is_empty(), "its silence is looked into");
+        change(&mut bench);
+        bench.run(ms(10));
+        assert!(bench.watched.is_empty(), "{:?}", bench.watched);
+    }
 }

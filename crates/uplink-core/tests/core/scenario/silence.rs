@@ -44,6 +44,30 @@ fn it_is_left_when_patience_ends_and_not_before() {
 }
 
 #[test]
+fn however_long_patience_is_it_ends() {
+    for patience in [secs(10), secs(60)] {
+        let mut bench = steered_with(patience);
+        bench.run(secs(7));
+        bench.silence(PORT);
+        let after = bench.until(patience * 2, |bench| bench.leaves_by(MGMT));
+        let after = after.unwrap_or_else(|| panic!("{patience:?}: never left"));
+        assert!(after <= patience + MARGIN, "{patience:?}: left after {after:?}");
+    }
+}
+
+#[test]
+fn what_never_answered_is_down_when_patience_ends() {
+    for patience in [secs(1), secs(10), secs(60)] {
+        let mut bench = worker();
+        bench.policy = Policy { patience, ..Policy::default() };
+        bench.silence(PORT);
+        bench.start();
+        bench.run(patience + MARGIN);
+        assert_eq!(bench.health(DPU), Health::Down(Cause::Gateway), "{patience:?}");
+    }
+}
+
+#[test]
 fn both_silent_is_no_reason_to_move() {
     let mut bench = steered_worker();
     bench.silence(PORT);

@@ -7,8 +7,8 @@ use uplink_core::snapshot::Family;
 use uplink_core::status::{Cause, Health, Reason};
 
 use crate::sim::bench::Bench;
-use crate::sim::secs;
 use crate::sim::site::{MGMT, PORT, worker};
+use crate::sim::{ms, secs};
 
 const NEAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 1));
 const FAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 2));
@@ -132,4 +132,34 @@ fn nothing_is_left_of_the_probes_ways_after_a_stop() {
     let mut bench = with_targets(Need::Any, &[NEAR, FAR], true);
     bench.stop();
     assert!(!bench.kernel.has_ours(), "{:#?}", bench.kernel);
+}
+
+#[test]
+fn a_stall_right_after_asking_leaves_no_doubt() {
+    let mut bench = with_targets(Need::Any, &[NEAR], false);
+    bench.kernel.set_carrier(PORT, false);
+    bench.run(secs(1));
+    bench.kernel.set_carrier(PORT, true);
+    bench.until(secs(1), |bench| bench.world.awaits(NEAR)).expect("its target is asked");
+    // The answer is lost; the next question would be asked five seconds later.
+    bench.suspend(secs(2));
+    bench.run(ms(300));
+    assert_eq!(bench.path("port", Family::Ipv4).map(|path| path.health), Some(Health::Up));
+}
+
+#[test]
+fn a_stall_does_not_make_the_fault_younger() {
+    for phase in 0..5 {
+        let mut bench = with_targets(Need::Any, &[NEAR], true);
+        for link in [PORT, MGMT] {
+            bench.gateways(link, |gateway| gateway.forwards = false);
+        }
+        bench.run(secs(15 + phase));
+        assert!(upstream(&bench));
+        bench.suspend(secs(60));
+        bench.revive(MGMT);
+        let after = bench.until(secs(20), |bench| bench.way(Family::Ipv4) == Some(MGMT)).expect("it moves");
+        // Its targets are asked every second, and it waits one patience for the port.
+        assert!(after <= secs(1 + 1) + ms(100), "{after:?}");
+    }
 }

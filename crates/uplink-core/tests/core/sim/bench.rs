@@ -57,7 +57,7 @@ pub(crate) struct Bench {
     /// What waits in the sockets.
     inbox: Vec<Input>,
     frozen: bool,
-    watched: BTreeSet<(LinkIndex, Family)>,
+    pub(crate) watched: BTreeSet<(LinkIndex, Family)>,
     seen_changes: u64,
     checked_changes: u64,
     /// What the observer knows; routes that vanished silently may still be in it.

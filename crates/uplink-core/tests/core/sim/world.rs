@@ -120,6 +120,11 @@ impl World {
         })
     }
 
+    /// Whether a question to it is out, or was lost.
+    pub(crate) fn awaits(&self, address: IpAddr) -> bool {
+        self.asked.values().any(|(_, probe)| asked_address(probe.question) == address)
+    }
+
     /// An answer has come in.
     pub(crate) fn hear(&mut self, answer: Answer) {
         if let Some((asked, probe)) = self.asked.remove(&answer.id) {
