@@ -45,7 +45,7 @@ impl Journal {
         socket.set_nonblocking(true)?;
         // Connected to no one: a journal that is started again listens at the same place.
         match socket.send_to(&[], path) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
             Ok(_) | Err(_) => Ok(Self { socket, path: path.to_owned(), lost: AtomicU64::new(0) }),
         }
     }

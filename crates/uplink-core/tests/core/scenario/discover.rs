@@ -182,7 +182,7 @@ fn virtual_functions_and_representors_are_no_ports() {
     for (index, function, name) in
         [(20, true, None), (21, false, Some("pf0vf1")), (22, false, Some("pf0hpf"))]
     {
-        let mut pci = crate::sim::site::dpu_port(5);
+        let mut pci = dpu_port(5);
         (pci.virtual_function, pci.port_name) = (function, name.map(str::to_owned));
         let index = LinkIndex(index);
         let made = Link { pci: Some(pci), ..link(index, &format!("x{}", index.0)) };
