@@ -37,7 +37,7 @@ impl Host {
     /// Starts a host with nothing but its loopback interface, which is up.
     ///
     /// # Errors
-    /// If the namespaces or mounts cannot be made; [`enter`](crate::enter) must have been called.
+    /// If the namespaces or mounts cannot be made; [`enter`](crate::enter()) must have been called.
     pub fn new(name: &str) -> Result<Self> {
         Self::start(name, || {
             own_mounts()?;

@@ -1,7 +1,7 @@
 //! A laboratory for default routes: hosts, cables, gateways, an internet behind them, and faults, in
 //! namespaces of this process. Used by the demo, the tests and the benchmark.
 //!
-//! Call [`enter`] first in `main`; then build a [`Site`], break it, and measure.
+//! Call [`enter()`] first in `main`; then build a [`Site`], break it, and measure.
 
 mod advertise;
 mod cable;
