@@ -141,6 +141,10 @@ impl Shared {
     }
 
     fn note_end(&self, what: String) {
+        // The other side may see the stop first.
+        if self.stop.load(Ordering::Relaxed) {
+            return;
+        }
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         report.broken = Some(Stamped { at: now(), what });
     }

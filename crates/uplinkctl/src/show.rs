@@ -12,7 +12,7 @@ pub(crate) fn status(status: &Status) -> String {
     let mut text = head(status);
     text.push('\n');
     for family in &status.families {
-        text.push_str(&election(family, status.now_us));
+        text.push_str(&election(family, status));
     }
     if status.families.is_empty() {
         text.push_str("No family has a default route or a gateway.\n");
@@ -42,17 +42,21 @@ fn head(status: &Status) -> String {
 }
 
 /// One family: what is elected, since when, why; and the pin.
-fn election(family: &Election, now_us: u64) -> String {
+fn election(family: &Election, status: &Status) -> String {
     let mut text = String::new();
     let elected = family.elected.as_deref().unwrap_or("none");
-    let since = span(now_us.saturating_sub(family.since_us));
+    let since = span(status.now_us.saturating_sub(family.since_us));
     let _ = writeln!(text, "{}  {elected}, for {since}: {}", family.family, family.reason_text);
     if let Some(aside) = &family.aside_text {
         let _ = writeln!(text, "      standing aside: {aside}");
     }
     let _ = match &family.pin {
         Some(route) => writeln!(text, "      {}", pin(route)),
-        None => writeln!(text, "      no pin: none is needed, or none can be"),
+        None if family.aside_text.is_some() || family.elected.is_none() => Ok(()),
+        None => match status.mode {
+            Mode::Steer => writeln!(text, "      no pin is needed: the default routes lead there without"),
+            Mode::Observe => writeln!(text, "      no pin: nothing is written"),
+        },
     };
     text
 }
@@ -244,7 +248,7 @@ uplinkd steers
 ipv4  dpu, for 16 min: first decision
       pin in table main: default via 10.0.120.1 ifindex 3 metric 98
 ipv6  mgmt, for 10 s: the path before went down: gateway
-      no pin: none is needed, or none can be
+      no pin is needed: the default routes lead there without
 
 UPLINK    INTERFACE    TIER  FAMILY  HEALTH          GATEWAY                  ANSWERED    LOSS
 dpu       enp3s0f0np0  1     ipv4    up              10.0.120.1 (dhcp route)  120 ms ago  0 %

@@ -337,10 +337,12 @@ fn withdraw(mode: Mode, dry_run: bool) -> Result<(), CleanupError> {
     Ok(())
 }
 
-/// An error with its causes, in one line.
+/// An error with its causes, in one line, each said once.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    causes.map(ToString::to_string).fold(error.to_string(), |text, cause| {
+        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }
 
 /// The signals that mean something to us.

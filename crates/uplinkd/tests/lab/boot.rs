@@ -8,7 +8,7 @@ use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
 use uplink_lab::{End, Fault, Host, Site, now, pass, sleep_until};
 
-use crate::scene::{self, INTERNET, Outcome, PATIENCE, PCI, SOON, Scene, trial};
+use crate::scene::{self, END, INTERNET, Outcome, PATIENCE, PCI, SOON, Scene, trial};
 
 /// What the port without configuration is called.
 const DPU: &str = "dpu-0000:03:00.0";
@@ -108,7 +108,7 @@ fn no_default_route() -> Outcome {
     for address in INTERNET {
         leads(&site.worker, address, "port")?;
     }
-    daemon.stop(SOON)?;
+    daemon.stop(END)?;
     assert_eq!(site.worker.table_text()?, before);
     Ok(())
 }

@@ -9,7 +9,7 @@ use uplink_core::time::Instant;
 use uplink_lab::{Changes, Daemon, Fault, Host, Site, now};
 
 use crate::program::{Ended, uplinkd};
-use crate::scene::{Outcome, PATIENCE, PCI, SOON, STEADY, Scene, trial};
+use crate::scene::{END, Outcome, PATIENCE, PCI, SOON, STEADY, Scene, trial};
 
 /// The configuration is wrong (`EX_CONFIG`, sysexits.h).
 const EX_CONFIG: Option<i32> = Some(78);
@@ -204,7 +204,7 @@ fn dry_run_beside() -> Outcome {
     let (since, left) = (now(), memory()?);
     let mut beside = Daemon::of(env!("CARGO_BIN_EXE_uplinkd"), &["run", "--dry-run"]).start(worker)?;
     beside.wait_ready(SOON)?;
-    beside.stop(SOON)?;
+    beside.stop(END)?;
     assert_eq!(memory()?, left);
     assert_eq!(scene.writes(since), []);
     scene.daemon.status()?;

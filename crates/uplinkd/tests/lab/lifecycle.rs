@@ -9,7 +9,7 @@ use uplink_core::time::Instant;
 use uplink_lab::{Change, Fault, Site, now, pass};
 
 use crate::program::uplinkd;
-use crate::scene::{Outcome, PATIENCE, PCI, SOON, Scene, daemon, trial};
+use crate::scene::{END, Outcome, PATIENCE, PCI, SOON, Scene, daemon, trial};
 
 /// Where one process leaves its memory for the next.
 const MEMORY: &str = "/run/uplinkd/memory.json";
@@ -187,7 +187,7 @@ fn damped() -> Outcome {
 
 fn started_while_silent() -> Outcome {
     let mut scene = Scene::usual()?;
-    scene.daemon.stop(SOON)?;
+    scene.daemon.stop(END)?;
     scene.leads_to("mgmt")?;
     scene.site.port.cable.fault(&[Fault::Silent]);
     let since = now();

@@ -16,6 +16,9 @@ pub(crate) type Outcome = Result<(), Failed>;
 
 /// What must happen at once, happens within this; generous, for machines that are busy.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
+/// The daemon ends within this. The kernel lets it wait for an RCU grace period with each packet socket
+/// that it closes, after its routes are gone: seconds where all processors are busy.
+pub(crate) const END: Duration = Duration::from_secs(20);
 /// The default patience.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 /// The internet in both families.
@@ -299,7 +302,7 @@ impl Scene {
 
     /// Stops the daemon and looks at what it left, where others made lookups fail on purpose.
     pub(crate) fn stop_with(&mut self, expected: &str) -> Outcome {
-        self.daemon.stop(SOON)?;
+        self.daemon.stop(END)?;
         let after = self.site.worker.table_text()?;
         if after == expected {
             return Ok(());

@@ -72,7 +72,7 @@ fn gateway_filters(bench: &mut Bench) -> Result<Row> {
 
 fn pin_deleted(bench: &mut Bench) -> Result<Row> {
     let mut scene = Scene::begin("Somebody deletes uplinkd's routes");
-    bench.fault(now(), "`ip route flush proto 117`, in both families");
+    bench.fault(now(), "`ip route flush proto 117`, in both families (it looks again until none is left)");
     for family in ["-4", "-6"] {
         bench.site.worker.ip(&format!("{family} route flush proto 117"))?;
     }
@@ -137,7 +137,7 @@ fn all_silent(bench: &mut Bench) -> Result<Row> {
 }
 
 fn killed(bench: &mut Bench) -> Result<Row> {
-    let mut scene = Scene::begin("The daemon dies and is started again");
+    let mut scene = Scene::begin("The daemon dies, and starts again");
     let killed = bench.daemon.signal(Signal::SIGKILL)?;
     bench.fault(killed, "the daemon is killed (SIGKILL)");
     bench.daemon.wait_end(BOUND)?;
