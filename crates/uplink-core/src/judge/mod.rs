@@ -186,6 +186,7 @@ impl Judge {
         if let Some(gateway) = &mut self.gateway {
             gateway.unsent(id);
         }
+        self.targets.unsent(id);
     }
 
     /// A forwarded packet came in through the path's interface.

@@ -87,6 +87,10 @@ impl Targets {
         self.targets.iter_mut().any(|watched| watched.answered(id))
     }
 
+    pub(super) fn unsent(&mut self, id: ProbeId) {
+        self.targets.iter_mut().for_each(|watched| watched.unsent(id));
+    }
+
     pub(super) fn void(&mut self) {
         self.targets.iter_mut().for_each(Watched::void);
     }
@@ -209,6 +213,16 @@ impl Watched {
         self.unanswered =
             self.asks.iter().map(|(_, at)| *at).find(|at| since.is_some_and(|since| *at >= since));
         true
+    }
+
+    /// It was not asked, which says nothing: what could not be sent may be our own fault, unlike the
+    /// target's way, which is seen to stand.
+    fn unsent(&mut self, id: ProbeId) {
+        let Some(index) = self.asks.iter().position(|(ask, _)| *ask == id) else { return };
+        let (_, asked) = self.asks.remove(index);
+        if self.unanswered == Some(asked) {
+            self.unanswered = None;
+        }
     }
 
     /// The silence so far says nothing: it is asked anew, at once. A verdict stands until an answer, and

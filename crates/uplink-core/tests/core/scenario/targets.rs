@@ -163,3 +163,16 @@ fn a_stall_does_not_make_the_fault_younger() {
         assert!(after <= secs(1 + 1) + ms(100), "{after:?}");
     }
 }
+
+#[test]
+fn what_cannot_be_sent_is_no_silence() {
+    let mut bench = with_targets(Need::Any, &[NEAR], false);
+    bench.world.unsendable.insert(NEAR);
+    bench.run(secs(60));
+    bench.assert_way(PORT);
+    bench.assert_never_moved();
+    bench.world.unsendable.clear();
+    bench.gateways(PORT, |gateway| gateway.forwards = false);
+    bench.run(secs(10));
+    assert_eq!(bench.way(Family::Ipv4), Some(MGMT));
+}
