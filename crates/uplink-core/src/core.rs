@@ -431,6 +431,7 @@ impl Core {
                     })
                 })
                 .collect();
+            let shared = self.family(family).election.shared();
             let moved = self.families.iter_mut().find(|state| state.family == family).and_then(|state| {
                 let moved = state.election.decide(&candidates, terms);
                 if moved.is_some() {
@@ -439,6 +440,11 @@ impl Core {
                 }
                 moved
             });
+            if shared && !self.family(family).election.shared() {
+                // Who is silent on his own account is shown so: ask, lest it is his turn in a second only.
+                let judges = self.judges.iter_mut().filter(|(key, _)| key.family == family);
+                judges.for_each(|(_, judge)| judge.ask_at_once());
+            }
             if let Some(moved) = moved {
                 self.moved(family, moved, now);
             }

@@ -200,6 +200,13 @@ impl Judge {
         self.targets.unsent(id);
     }
 
+    /// Its gateway's next question is due now.
+    pub(crate) fn ask_at_once(&mut self) {
+        if let Some(gateway) = &mut self.gateway {
+            gateway.ask_at_once();
+        }
+    }
+
     /// A forwarded packet came in through the path's interface.
     pub(crate) fn forwarded(&mut self, at: Instant, limits: Limits) {
         if let Some(gateway) = &mut self.gateway {
