@@ -10,7 +10,7 @@ use crate::discover::{
 };
 use crate::elect::{Candidate, Election, Move, Terms};
 use crate::event::{Answer, Input, Outcome, Output};
-use crate::judge::{Desk, Judge, Limits, Pace, Standing};
+use crate::judge::{Desk, Judge, Limits, Pace, Standing, TargetWay};
 use crate::memory::{Memory, Remembered};
 use crate::own::{Op, OwnRoute, OwnRule, RuleForm, TABLE_MAIN_OR_PIN, probe_table};
 use crate::plan::{Plan, ProbeWay, Wanted, current_pin, has_room_below, plan};
@@ -292,14 +292,14 @@ impl Core {
         let mut vanished: Vec<PathKey> = self.judges.keys().cloned().collect();
         for (key, path) in paths(&self.uplinks) {
             vanished.retain(|other| *other != key);
-            let probe_way = probe_way_stands(self.snapshot.as_ref(), path, self.policy.mode);
+            let targets = target_way(self.snapshot.as_ref(), path, self.policy.mode);
             let memory = &self.memory;
             let judge = self.judges.entry(key).or_insert_with_key(|key| {
                 let remembered =
                     memory.paths.iter().find(|p| p.uplink == key.uplink && p.family == key.family);
                 Judge::new(remembered)
             });
-            judge.discovered(path, probe_way, now, &mut self.desk);
+            judge.discovered(path, targets, now, &mut self.desk);
         }
         for key in vanished {
             self.judges.get_mut(&key).into_iter().for_each(|judge| judge.vanished(&mut self.desk));
@@ -427,10 +427,11 @@ impl Core {
                         standing: judge.standing(),
                         awaited: uplink.expected && !self.lacks_family(&key, path, now),
                         proved: suspected.is_some_and(|since| judge.proved_since(since, upstream)),
-                        eligible_at: judge.comeback().eligible_at(self.limits),
+                        eligible_at: judge.eligible_at(self.limits),
                     })
                 })
                 .collect();
+            let shared = self.family(family).election.shared();
             let moved = self.families.iter_mut().find(|state| state.family == family).and_then(|state| {
                 let moved = state.election.decide(&candidates, terms);
                 if moved.is_some() {
@@ -439,6 +440,11 @@ impl Core {
                 }
                 moved
             });
+            if shared && !self.family(family).election.shared() {
+                // Who is silent on his own account is shown so: ask, lest it is his turn in a second only.
+                let judges = self.judges.iter_mut().filter(|(key, _)| key.family == family);
+                judges.for_each(|(_, judge)| judge.ask_at_once());
+            }
             if let Some(moved) = moved {
                 self.moved(family, moved, now);
             }
@@ -664,11 +670,11 @@ fn probe_way(path: &Path, target: IpAddr) -> Option<ProbeWay> {
 
 /// Whether a question to the path's targets would leave by the path: our rules and route stand, or,
 /// where nothing is written, the host's own default route leads there.
-fn probe_way_stands(snapshot: Option<&Snapshot>, path: &Path, mode: Mode) -> bool {
-    let (Some(snapshot), Some(hop)) = (snapshot, &path.hop) else { return false };
+fn target_way(snapshot: Option<&Snapshot>, path: &Path, mode: Mode) -> TargetWay {
+    let (Some(snapshot), Some(hop)) = (snapshot, &path.hop) else { return TargetWay::Missing };
     if mode == Mode::Observe {
-        return foreign_defaults(snapshot, path.family).next().and_then(|route| route.single_hop())
-            == Some(hop);
+        let used = foreign_defaults(snapshot, path.family).next().and_then(|route| route.single_hop());
+        return if used == Some(hop) { TargetWay::Stands } else { TargetWay::Elsewhere };
     }
     let route = own_defaults(snapshot, path.family)
         .any(|route| route.table() == probe_table(hop.link) && route.hop() == hop);
@@ -680,7 +686,8 @@ fn probe_way_stands(snapshot: Option<&Snapshot>, path: &Path, mode: Mode) -> boo
             rules.contains(&OwnRule::new(path.family, form))
         })
     };
-    route && path.targets.iter().all(|target| stands(target.address()))
+    let all = route && path.targets.iter().all(|target| stands(target.address()));
+    if all { TargetWay::Stands } else { TargetWay::Missing }
 }
 
 fn is_probe_way(op: &Op) -> bool {

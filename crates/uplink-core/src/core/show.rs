@@ -50,11 +50,7 @@ impl Core {
             last_answer: judge.heard(),
             loss_percent: judge.loss_percent(),
             asked: judge.asked(),
-            returns_at: judge
-                .comeback()
-                .eligible_at(self.limits)
-                .filter(|_| returning)
-                .map(|at| self.clock.real(at)),
+            returns_at: judge.eligible_at(self.limits).filter(|_| returning).map(|at| self.clock.real(at)),
             targets: judge.target_status(),
         })
     }

@@ -167,6 +167,11 @@ impl Gateway {
         self.unanswered.clear();
     }
 
+    /// The next tick is due now.
+    pub(super) fn ask_at_once(&mut self) {
+        self.ticked = None;
+    }
+
     /// Has its interface watched no more.
     pub(super) fn rest(&mut self, desk: &mut Desk) {
         if self.watching {

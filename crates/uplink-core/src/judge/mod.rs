@@ -68,6 +68,18 @@ pub(crate) enum Pace {
     Rival,
 }
 
+/// Whether questions to a path's targets would leave by the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum TargetWay {
+    /// Yes.
+    Stands,
+    /// Not now: our rules or route are held back, refused, or were taken away.
+    #[default]
+    Missing,
+    /// No: we write nothing, and the host's own default route leads elsewhere.
+    Elsewhere,
+}
+
 /// The limits that the operator chose.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -116,8 +128,8 @@ impl Judge {
         }
     }
 
-    /// The path as discovered now; `probe_way` says whether questions to targets would leave by it.
-    pub(crate) fn discovered(&mut self, path: &Path, probe_way: bool, now: Instant, desk: &mut Desk) {
+    /// The path as discovered now, and whether its targets can be asked.
+    pub(crate) fn discovered(&mut self, path: &Path, targets: TargetWay, now: Instant, desk: &mut Desk) {
         if self.way != path.way {
             self.heard = None;
             self.dismiss(desk);
@@ -130,9 +142,8 @@ impl Judge {
             self.targets.forget();
         }
         self.way = path.way.clone();
-        let way = path.hop.as_ref().map(|hop| hop.link).zip(path.source);
-        let way = way.filter(|_| probe_way && !matches!(path.way, Way::Broken(_)));
-        self.targets.set(path, way);
+        let by = path.hop.as_ref().map(|hop| hop.link).zip(path.source);
+        self.targets.set(path, by.filter(|_| !matches!(path.way, Way::Broken(_))), targets);
     }
 
     /// The path is not discovered any more.
@@ -164,7 +175,7 @@ impl Judge {
     /// When `advance` wants to be called again.
     pub(crate) fn deadline(&self, now: Instant, pace: Pace, limits: Limits) -> Instant {
         let gateway = self.gateway.as_ref().map(|gateway| gateway.deadline(now, pace, limits));
-        let eligible = self.comeback.eligible_at(limits).filter(|at| *at > now);
+        let eligible = self.eligible_at(limits).filter(|at| *at > now);
         let targets = Some(self.targets.deadline());
         [gateway, eligible, targets].into_iter().flatten().min().unwrap_or(Instant::NEVER)
     }
@@ -185,6 +196,14 @@ impl Judge {
     pub(crate) fn unsent(&mut self, id: ProbeId) {
         if let Some(gateway) = &mut self.gateway {
             gateway.unsent(id);
+        }
+        self.targets.unsent(id);
+    }
+
+    /// Its gateway's next question is due now.
+    pub(crate) fn ask_at_once(&mut self) {
+        if let Some(gateway) = &mut self.gateway {
+            gateway.ask_at_once();
         }
     }
 
@@ -209,6 +228,12 @@ impl Judge {
 
     pub(crate) const fn way(&self) -> &Way {
         &self.way
+    }
+
+    /// When it may be taken from a path that works, if it stays well; none while it is not well, or while
+    /// nobody knows whether its targets answer.
+    pub(crate) fn eligible_at(&self, limits: Limits) -> Option<Instant> {
+        self.comeback.eligible_at(limits).filter(|_| !self.targets.unasked())
     }
 
     pub(crate) const fn comeback(&self) -> &Comeback {

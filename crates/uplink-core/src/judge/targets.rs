@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::Desk;
+use super::{Desk, TargetWay};
 use crate::discover::Path;
 use crate::event::{ProbeId, Question};
 use crate::policy::{Need, Target};
@@ -25,8 +25,9 @@ pub(super) struct Targets {
     targets: Vec<Watched>,
     need: Option<Need>,
     interval: Duration,
-    /// The interface and address to ask by; none while questions would leave another way.
-    way: Option<(LinkIndex, IpAddr)>,
+    /// The interface and address to ask by.
+    by: Option<(LinkIndex, IpAddr)>,
+    way: TargetWay,
 }
 
 #[derive(Debug)]
@@ -44,13 +45,15 @@ struct Watched {
 }
 
 impl Targets {
-    pub(super) fn set(&mut self, path: &Path, way: Option<(LinkIndex, IpAddr)>) {
+    pub(super) fn set(&mut self, path: &Path, by: Option<(LinkIndex, IpAddr)>, way: TargetWay) {
         self.need = Some(path.need);
         self.interval = path.interval;
-        if self.way != way {
+        if self.by != by || way == TargetWay::Elsewhere {
             self.forget();
-            self.way = way;
+        } else if way == TargetWay::Missing {
+            self.void();
         }
+        (self.by, self.way) = (by, way);
         if !self.targets.iter().map(|watched| watched.target).eq(path.targets.iter().copied()) {
             self.targets = path.targets.iter().map(|target| Watched::new(*target)).collect();
         }
@@ -68,9 +71,7 @@ impl Targets {
     }
 
     pub(super) fn advance(&mut self, now: Instant, doubt: bool, desk: &mut Desk) {
-        let Some((link, source)) = self.way else {
-            return;
-        };
+        let Some((link, source)) = self.asked_by() else { return };
         for watched in &mut self.targets {
             let hurried = doubt && watched.asked_at.is_none_or(|at| now.since(at) >= DOUBT);
             watched
@@ -79,7 +80,7 @@ impl Targets {
     }
 
     pub(super) fn deadline(&self) -> Instant {
-        let watched = self.targets.iter().filter(|_| self.way.is_some());
+        let watched = self.targets.iter().filter(|_| self.asked_by().is_some());
         watched.map(Watched::deadline).min().unwrap_or(Instant::NEVER)
     }
 
@@ -87,16 +88,31 @@ impl Targets {
         self.targets.iter_mut().any(|watched| watched.answered(id))
     }
 
+    pub(super) fn unsent(&mut self, id: ProbeId) {
+        self.targets.iter_mut().for_each(|watched| watched.unsent(id));
+    }
+
     pub(super) fn void(&mut self) {
         self.targets.iter_mut().for_each(Watched::void);
     }
 
-    /// Whether enough targets answer; none while that is not known. No targets: nothing to doubt.
+    /// Some cannot be asked now although they should be: the path is as it was.
+    pub(super) fn unasked(&self) -> bool {
+        self.any() && self.way == TargetWay::Missing
+    }
+
+    /// Whether enough targets answer; none while that is not known. Who cannot be asked is as he was, and
+    /// not doubted if he was never judged.
     pub(super) fn verdict(&self) -> Option<bool> {
-        let total = self.targets.len();
-        if total == 0 || self.way.is_none() {
-            return Some(true);
+        match self.way {
+            TargetWay::Stands => self.judged(),
+            TargetWay::Missing | TargetWay::Elsewhere => self.judged().or(Some(true)),
         }
+    }
+
+    /// What the answers so far say. No targets: nothing to doubt.
+    fn judged(&self) -> Option<bool> {
+        let total = self.targets.len();
         let need = self.needed();
         let answering = self.targets.iter().filter(|watched| watched.answers == Some(true)).count();
         let failing = self.targets.iter().filter(|watched| watched.answers == Some(false)).count();
@@ -120,6 +136,10 @@ impl Targets {
     /// When the newest question to a target that has an answer was asked.
     pub(super) fn proved_at(&self) -> Option<Instant> {
         self.targets.iter().filter_map(|watched| watched.proved_at).max()
+    }
+
+    fn asked_by(&self) -> Option<(LinkIndex, IpAddr)> {
+        self.by.filter(|_| self.way == TargetWay::Stands)
     }
 
     /// How many must answer.
@@ -209,6 +229,16 @@ impl Watched {
         self.unanswered =
             self.asks.iter().map(|(_, at)| *at).find(|at| since.is_some_and(|since| *at >= since));
         true
+    }
+
+    /// It was not asked, which says nothing: what could not be sent may be our own fault, unlike the
+    /// target's way, which is seen to stand.
+    fn unsent(&mut self, id: ProbeId) {
+        let Some(index) = self.asks.iter().position(|(ask, _)| *ask == id) else { return };
+        let (_, asked) = self.asks.remove(index);
+        if self.unanswered == Some(asked) {
+            self.unanswered = None;
+        }
     }
 
     /// The silence so far says nothing: it is asked anew, at once. A verdict stands until an answer, and

@@ -38,8 +38,11 @@ use neighbour::Solicitations;
 use tcp::{Connect, Progress};
 use watch::Watch;
 
-/// Most connections that are being made at one time.
-const CONNECTS_MAX: usize = 64;
+/// Most connections that are being made at one time; the oldest makes room.
+const CONNECTS_MAX: usize = 256;
+/// Most of them to one target through one interface. One that is silent is asked every 250 ms: so each
+/// question still has the second after which it is late.
+const CONNECTS_TO_ONE: usize = 4;
 
 /// All sockets that questions leave by.
 pub(crate) struct Prober {
@@ -102,9 +105,6 @@ pub(crate) enum AskError {
         /// What the kernel said.
         source: Errno,
     },
-    /// Too many connections are being made.
-    #[error("cannot connect to {0}: {CONNECTS_MAX} connections are being made already")]
-    Busy(SocketAddr),
     /// No random numbers.
     #[error("cannot read random numbers from /dev/urandom: {0}")]
     Random(#[source] io::Error),
@@ -316,9 +316,7 @@ impl Prober {
 
     /// Begins a connection.
     fn connect(&mut self, probe: &Probe, to: SocketAddr) -> Result<(), AskError> {
-        if self.connects.len() >= CONNECTS_MAX {
-            return Err(AskError::Busy(to));
-        }
+        self.make_room(probe.link, to);
         let connect = Connect::open(probe, to, clock::now())
             .and_then(|connect| {
                 self.ready.get_ref().add(&connect.socket, EpollFlags::EPOLLOUT).map(|()| connect)
@@ -326,6 +324,18 @@ impl Prober {
             .map_err(unopened("a TCP connection", probe.link))?;
         self.connects.insert(probe.id, connect);
         Ok(())
+    }
+
+    /// Gives up the oldest connections where there are too many, to this target or in all.
+    fn make_room(&mut self, link: LinkIndex, to: SocketAddr) {
+        let alike = self.connects.iter().filter(|(_, connect)| (connect.link, connect.to) == (link, to));
+        let oldest = alike.map(|(id, _)| *id).nth_back(CONNECTS_TO_ONE - 1);
+        if let Some(id) = oldest {
+            self.connects.remove(&id);
+        }
+        if self.connects.len() >= CONNECTS_MAX {
+            self.connects.pop_first();
+        }
     }
 
     /// Passes on how sending went; what was not sent has no answer.

@@ -12,12 +12,13 @@ use uplink_core::time::Instant;
 
 use super::socket;
 
-/// Longest time that a connection is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time that a connection is waited for: the core does not remember older questions to targets.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// A connection that is being made.
 pub(super) struct Connect {
     pub(super) link: LinkIndex,
+    pub(super) to: SocketAddr,
     id: ProbeId,
     asked: Instant,
     pub(super) socket: Socket,
@@ -45,7 +46,7 @@ impl Connect {
         socket.bind(&on_link(SocketAddr::new(probe.source, 0), probe.link).into())?;
         match socket.connect(&on_link(to, probe.link).into()) {
             Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
-            Ok(()) | Err(_) => Ok(Self { link: probe.link, id: probe.id, asked, socket }),
+            Ok(()) | Err(_) => Ok(Self { link: probe.link, to, id: probe.id, asked, socket }),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use uplink_core::snapshot::Family;
-use uplink_lab::{Fault, INTERNET4, INTERNET6, Site, now};
+use uplink_lab::{Fault, INTERNET4, INTERNET6, Site, now, pass};
 
 use crate::scene::{INTERNET, Outcome, PCI, Scene, trial};
 
@@ -18,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("targets by ICMP dead behind a living gateway: moves, cause upstream, comes back", icmp),
         trial("targets by TCP dead behind a living gateway: moves, cause upstream, comes back", tcp),
+        trial("many dead targets by TCP leave room to ask the rival's", many),
         trial("need any: one target of three is enough", || need("\"any\"", 2)),
         trial("need all: no target of three may fail", || need("\"all\"", 0)),
         trial("need 2: two targets of three are enough", || need("2", 1)),
@@ -57,6 +58,27 @@ fn dead_upstream(site: Site, targets: &str) -> Outcome {
     }
     let healed = scene.site.port.cable.heal();
     scene.moves_to("port", healed, VERDICT)?;
+    scene.finish()?;
+    Ok(())
+}
+
+/// Questions to the port's dead targets do not keep those to management's from being asked.
+fn many() -> Outcome {
+    let site = Site::new()?;
+    site.worker.give_pci("port", PCI)?;
+    let target = |number| format!("{{ tcp = \"{INTERNET4}:{number}\" }}");
+    let dying: Vec<String> = (7001..=7016).map(target).collect();
+    let mgmt = "[[uplink]]\nname = \"mgmt\"\nmatch = { interface = \"mgmt\" }\ninterval = \"1s\"\n";
+    let config = format!("{}{mgmt}targets = [{}]\n", port(&dying.join(", ")), target(6443));
+    let scene = Scene::begin(site, &config)?;
+    scene.leads_to("port")?;
+    let fault = scene.site.port.cable.fault(&[Fault::NotForwarding]);
+    scene.lookups.wait_for(INTERNET[0], "mgmt", fault, VERDICT)?;
+    let end = now() + VERDICT;
+    while now() < end {
+        assert_eq!(scene.health("mgmt", Family::Ipv4)?, "up");
+        pass(Duration::from_millis(50));
+    }
     scene.finish()?;
     Ok(())
 }

@@ -8,6 +8,7 @@ use uplink_core::status::{Cause, Health, Kind};
 
 use crate::sim::bench::Bench;
 use crate::sim::site::{BOARD, DPU, MGMT, PORT, PORT_B, steered_worker, worker};
+use crate::sim::world::Gateway;
 use crate::sim::{ms, secs};
 
 /// A switch may be later than patience by this much: the end of patience is noticed at once, the
@@ -122,6 +123,28 @@ fn after_a_shared_silence_nobody_waits_for_a_port_without_carrier() {
     bench.revive(PORT_B);
     let after = bench.until(secs(10), |bench| bench.leaves_by(PORT_B)).expect("it moves");
     assert!(after <= ms(250) + MARGIN, "{after:?}");
+}
+
+#[test]
+fn after_a_shared_silence_whoever_answers_is_not_called_down_for_long() {
+    for phase in 0..10 {
+        let mut bench = steered_worker();
+        bench.silence(PORT);
+        bench.silence(MGMT);
+        bench.run(secs(30) + ms(25) * phase);
+        // Management is back too late for its own question, before the port's answer comes.
+        bench.gateways(PORT, |gateway| *gateway = Gateway { latency: ms(240), ..Gateway::well() });
+        bench.run(ms(239));
+        bench.revive(MGMT);
+        let up = |uplink| {
+            move |bench: &Bench| {
+                bench.path(uplink, Family::Ipv4).is_some_and(|path| path.health == Health::Up)
+            }
+        };
+        bench.until(secs(2), up(DPU)).expect("the port answers");
+        let after = bench.until(secs(2), up(BOARD)).expect("management answers");
+        assert!(after <= ms(5), "{after:?}");
+    }
 }
 
 #[test]

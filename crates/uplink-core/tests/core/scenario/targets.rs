@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
-use uplink_core::policy::{Match, Need, Policy, Target, UplinkPolicy};
-use uplink_core::snapshot::Family;
+use uplink_core::policy::{Match, Mode, Need, Policy, Target, UplinkPolicy};
+use uplink_core::snapshot::{Family, Route, protocol};
 use uplink_core::status::{Cause, Health, Reason};
 
 use crate::sim::bench::Bench;
-use crate::sim::site::{MGMT, PORT, worker};
+use crate::sim::kernel::Errno;
+use crate::sim::site::{MGMT, PORT, default_route, worker};
 use crate::sim::{ms, secs};
 
 const NEAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 1));
@@ -155,11 +156,82 @@ fn a_stall_does_not_make_the_fault_younger() {
             bench.gateways(link, |gateway| gateway.forwards = false);
         }
         bench.run(secs(15 + phase));
-        assert!(upstream(&bench));
+        let health = bench.path("port", Family::Ipv4).map(|path| path.health);
+        assert_eq!(health, Some(Health::Down(Cause::Shared)));
         bench.suspend(secs(60));
         bench.revive(MGMT);
         let after = bench.until(secs(20), |bench| bench.way(Family::Ipv4) == Some(MGMT)).expect("it moves");
         // Its targets are asked every second, and it waits one patience for the port.
         assert!(after <= secs(1 + 1) + ms(100), "{after:?}");
     }
+}
+
+#[test]
+fn what_cannot_be_sent_is_no_silence() {
+    let mut bench = with_targets(Need::Any, &[NEAR], false);
+    bench.world.unsendable.insert(NEAR);
+    bench.run(secs(60));
+    bench.assert_way(PORT);
+    bench.assert_never_moved();
+    bench.world.unsendable.clear();
+    bench.gateways(PORT, |gateway| gateway.forwards = false);
+    bench.run(secs(10));
+    assert_eq!(bench.way(Family::Ipv4), Some(MGMT));
+}
+
+/// Takes our rules away and lets none be laid.
+fn without_rules(bench: &mut Bench) {
+    bench.kernel.refuse_rules = Some(Errno(95));
+    bench.kernel.rules.retain(|rule| rule.protocol != protocol::UPLINKD);
+    bench.kernel.changes += 1;
+}
+
+#[test]
+fn without_a_way_to_its_targets_a_path_is_as_it_was() {
+    let mut bench = with_targets(Need::Any, &[NEAR], true);
+    bench.gateways(PORT, |gateway| gateway.forwards = false);
+    bench.run(secs(60));
+    assert_eq!(bench.family(Family::Ipv4).elected.as_deref(), Some("board"));
+    without_rules(&mut bench);
+    bench.run(secs(120));
+    assert!(upstream(&bench), "nobody said that it is well again");
+    assert_eq!(bench.family(Family::Ipv4).elected.as_deref(), Some("board"));
+}
+
+#[test]
+fn without_a_way_to_its_targets_a_path_is_not_preferred() {
+    let mut bench = with_targets(Need::Any, &[NEAR], true);
+    bench.silence(PORT);
+    bench.run(secs(5));
+    assert_eq!(bench.family(Family::Ipv4).elected.as_deref(), Some("board"));
+    without_rules(&mut bench);
+    bench.revive(PORT);
+    bench.run(secs(120));
+    assert_eq!(bench.family(Family::Ipv4).elected.as_deref(), Some("board"));
+    // Nor is it forsaken: it answers, and management does not.
+    bench.silence(MGMT);
+    bench.run(secs(5));
+    assert_eq!(bench.family(Family::Ipv4).elected.as_deref(), Some("port"));
+}
+
+#[test]
+fn an_observer_takes_targets_that_it_cannot_ask_to_be_well() {
+    let mut bench = with_targets(Need::Any, &[NEAR], true);
+    bench.stop();
+    bench.policy.mode = Mode::Observe;
+    bench.start();
+    bench.run(secs(30));
+    // The host itself uses management, by its metrics.
+    assert_eq!(bench.family(Family::Ipv4).elected.as_deref(), Some("port"));
+    bench.gateways(MGMT, |gateway| gateway.forwards = false);
+    bench.run(secs(30));
+    assert_eq!(
+        bench.path("board", Family::Ipv4).map(|path| path.health),
+        Some(Health::Down(Cause::Upstream))
+    );
+    let route = default_route(MGMT, Family::Ipv4);
+    bench.kernel.delete_route(&route).expect("it is there");
+    bench.kernel.add_route(Route { metric: 500, ..route }).expect("its place is free");
+    bench.run(secs(30));
+    assert_eq!(bench.path("board", Family::Ipv4).map(|path| path.health), Some(Health::Up));
 }

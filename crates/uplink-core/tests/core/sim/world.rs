@@ -61,6 +61,8 @@ pub(crate) struct World {
     pub(crate) gateways: BTreeMap<(LinkIndex, IpAddr), Gateway>,
     /// The targets that answer whoever reaches them.
     pub(crate) targets: BTreeSet<IpAddr>,
+    /// Questions to these cannot be sent.
+    pub(crate) unsendable: BTreeSet<IpAddr>,
     /// The newest answer that came through each link.
     pub(crate) heard: BTreeMap<(LinkIndex, Family), Heard>,
     asked: BTreeMap<ProbeId, (Instant, Probe)>,
@@ -102,7 +104,7 @@ impl World {
     pub(crate) fn send(&mut self, kernel: &Kernel, probe: &Probe, now: Instant) -> Fate {
         let up = kernel.links.get(&probe.link).is_some_and(|link| link.up);
         let sourced = kernel.addresses.iter().any(|address| address.prefix.address == probe.source);
-        if !up || !sourced {
+        if !up || !sourced || self.unsendable.contains(&asked_address(probe.question)) {
             return Fate::Unsent;
         }
         if !kernel.links.get(&probe.link).is_some_and(|link| link.carrier) {
