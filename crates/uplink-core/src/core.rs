@@ -13,7 +13,7 @@ use crate::event::{Answer, Input, Outcome, Output};
 use crate::judge::{Desk, Judge, Limits, Pace, Standing};
 use crate::memory::{Memory, Remembered};
 use crate::own::{Op, OwnRoute, OwnRule, RuleForm, TABLE_MAIN_OR_PIN, probe_table};
-use crate::plan::{Plan, ProbeWay, Wanted, current_pin, has_room_below, plan};
+use crate::plan::{Plan, ProbeWay, Wanted, current_pin, has_room_below, plain_metric, plan};
 use crate::policy::{Mode, Policy};
 use crate::snapshot::{Family, Hop, LinkIndex, Prefix, Snapshot};
 use crate::status::{Aside, Cause, Change, GatewaySource, Health, Notice, Reason};
@@ -81,6 +81,8 @@ struct FamilyState {
     aside: Option<Aside>,
     /// The lowest metric with room below that a foreign default route was seen with.
     lowest: Option<u32>,
+    /// The metric of the best foreign default route when that last was one that nobody meant.
+    plain: Option<u32>,
     /// The operations that would have been written last, while nothing is written.
     dry: Vec<Op>,
 }
@@ -143,6 +145,7 @@ impl Core {
                 contest: Contest::default(),
                 aside: None,
                 lowest: None,
+                plain: None,
                 dry: Vec::new(),
             }),
             desk: Desk::new(start.machine ^ start.now.as_nanos()),
@@ -284,6 +287,7 @@ impl Core {
         for state in &mut self.families {
             let metrics = foreign_defaults(snapshot, state.family).map(|route| route.metric);
             state.lowest = state.lowest.into_iter().chain(metrics.filter(|m| has_room_below(*m))).min();
+            state.plain = plain_metric(snapshot, &self.policy, state.family).or(state.plain);
         }
         self.desk.retain(|link| snapshot.links.contains_key(&link));
         let before = std::mem::replace(&mut self.uplinks, uplinks);
@@ -559,7 +563,13 @@ impl Core {
             Some(pin) => (pin.hop().clone(), pin.attributes().clone()),
             None => (hop, path.attributes.clone()),
         };
-        Some(Wanted { hop, attributes, keep_only: matches!(path.way, Way::Broken(_)), below: state.lowest })
+        Some(Wanted {
+            hop,
+            attributes,
+            keep_only: matches!(path.way, Way::Broken(_)),
+            below: state.lowest,
+            plain: state.plain,
+        })
     }
 
     /// The pin by the gateway that a path had before, while the one it has now never answered: the

@@ -27,6 +27,9 @@ pub struct Wanted {
     /// The lowest metric with room below that a foreign default route was ever seen with. Its owner
     /// may be about to lay it anew, and must not find its place taken.
     pub below: Option<u32>,
+    /// The metric of the best foreign default route when that last was one that nobody meant. What
+    /// somebody meant and laid behind it is not the best for good while that one is renewed.
+    pub plain: Option<u32>,
 }
 
 /// A target that is to be asked by a path's own way.
@@ -63,7 +66,7 @@ pub fn plan(
 ) -> Plan {
     let table = Table::read(snapshot, family);
     let mut ops = probe_ways(snapshot, family, ways);
-    let aside = table.aside(snapshot, policy);
+    let aside = table.aside(snapshot, policy, wanted.and_then(|wanted| wanted.plain));
     let wanted = wanted.filter(|_| aside.is_none());
     match wanted {
         // A pin that leads there already stays when others come to lead there, too: one of them may be
@@ -91,6 +94,12 @@ pub fn plan(
         }
     }
     Plan { ops, aside }
+}
+
+/// The metric of the best foreign default route, if nobody meant it.
+pub(crate) fn plain_metric(snapshot: &Snapshot, policy: &Policy, family: Family) -> Option<u32> {
+    let best = foreign_defaults(snapshot, family).next()?;
+    meant(best, snapshot, policy).is_none().then_some(best.metric)
 }
 
 /// The pin that decides lookups now.
@@ -134,20 +143,11 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Whether the best foreign default is one that somebody meant to have the last word.
-    fn aside(&self, snapshot: &Snapshot, policy: &Policy) -> Option<Aside> {
-        let best = self.foreign.first()?;
-        let configured = !policy.uplinks.is_empty();
-        match best.single_hop() {
-            _ if best.kind == RouteKind::Refused => (!configured).then_some(Aside::Refused),
-            None => (!configured).then_some(Aside::Multipath),
-            Some(hop) => {
-                let link = snapshot.links.get(&hop.link)?;
-                let named =
-                    policy.uplinks.iter().any(|uplink| crate::discover::is_match(&uplink.matching, link));
-                (link.kind == LinkKind::Tunnel && !named).then_some(Aside::Tunnel)
-            }
-        }
+    /// Whether the best foreign default is one that somebody meant to have the last word: not one
+    /// that waits behind the metric of a `plain` one.
+    fn aside(&self, snapshot: &Snapshot, policy: &Policy, plain: Option<u32>) -> Option<Aside> {
+        let best = self.foreign.first().filter(|best| plain.is_none_or(|plain| best.metric <= plain))?;
+        meant(best, snapshot, policy)
     }
 
     /// Whether a lookup without our pin would go where it should.
@@ -175,9 +175,11 @@ impl<'a> Table<'a> {
         let lowest = self.lowest().unwrap_or(USUAL_METRIC);
         let lowest = below.map_or(lowest, |below| lowest.min(below));
         let main = has_room_below(lowest).then(|| Place::Main([lowest - 1, lowest - 2]));
-        // What outranks every metric already need not move because the metrics changed.
+        // What outranks every metric already need not move because the metrics changed; but a route
+        // that refuses is not suppressed by our rules (`fib_rules_lookup` in net/core/fib_rules.c).
         let in_table = self.rules.iter().any(|rule| rule.form() == RuleForm::Pin)
-            && self.pins.iter().any(|pin| pin.table() == TABLE_PIN);
+            && self.pins.iter().any(|pin| pin.table() == TABLE_PIN)
+            && self.foreign.first().is_none_or(|best| best.kind != RouteKind::Refused);
         match placement {
             Placement::Main => main,
             Placement::Table => Some(Place::Table),
@@ -248,6 +250,20 @@ impl<'a> Table<'a> {
 
     fn remove(&self, table: u32) -> Vec<Op> {
         self.pins.iter().filter(|pin| pin.table() == table).cloned().map(Op::DeleteRoute).collect()
+    }
+}
+
+/// Why a foreign default route is none that we outrank: somebody meant it.
+fn meant(route: &Route, snapshot: &Snapshot, policy: &Policy) -> Option<Aside> {
+    let configured = !policy.uplinks.is_empty();
+    match route.single_hop() {
+        _ if route.kind == RouteKind::Refused => (!configured).then_some(Aside::Refused),
+        None => (!configured).then_some(Aside::Multipath),
+        Some(hop) => {
+            let link = snapshot.links.get(&hop.link)?;
+            let named = policy.uplinks.iter().any(|uplink| crate::discover::is_match(&uplink.matching, link));
+            (link.kind == LinkKind::Tunnel && !named).then_some(Aside::Tunnel)
+        }
     }
 }
 

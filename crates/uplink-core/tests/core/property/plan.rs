@@ -77,6 +77,7 @@ proptest! {
             attributes: Attributes::default(),
             keep_only: false,
             below: None,
+            plain: None,
         });
         let planned = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[]);
         for op in &planned.ops {
