@@ -68,29 +68,34 @@ pub fn plan(
     let mut ops = probe_ways(snapshot, family, ways);
     let aside = table.aside(snapshot, policy, wanted.and_then(|wanted| wanted.plain));
     let wanted = wanted.filter(|_| aside.is_none());
-    match wanted {
-        // A pin that leads there already stays when others come to lead there, too: one of them may be
-        // gone for the moment of a renewal only.
-        Some(wanted) if !table.foreign_lead_to(&wanted.hop) || table.pinned_to(&wanted.hop) => {
-            match table.placement(policy.placement, wanted.below) {
-                Some(Place::Main(free)) => {
-                    ops.extend(table.pin(wanted, TABLE_MAIN, free));
-                    // The way back from `table`: our rules go only when main leads where they do.
-                    ops.extend(table.remove_rules());
-                    ops.extend(table.remove(TABLE_PIN));
-                }
-                Some(Place::Table) => {
-                    ops.extend(table.pin(wanted, TABLE_PIN, [1, 2]));
-                    ops.extend(table.add_rules());
-                    ops.extend(table.remove(TABLE_MAIN));
-                }
-                None => return Plan { ops, aside: Some(Aside::NoRoom) },
-            }
-        }
-        Some(_) | None => {
+    // A pin that leads there already stays when others come to lead there, too: one of them may be
+    // gone for the moment of a renewal only.
+    let Some(wanted) =
+        wanted.filter(|wanted| !table.foreign_lead_to(&wanted.hop) || table.pinned_to(&wanted.hop))
+    else {
+        ops.extend(table.remove_all());
+        return Plan { ops, aside };
+    };
+    match table.placement(policy.placement, wanted.below) {
+        Some(Place::Main(free)) => {
+            let Some(pin) = table.pin(wanted, TABLE_MAIN, free) else { return Plan { ops, aside } };
+            ops.extend(pin);
+            // The way back from `table`: our rules go only when main leads where they do.
             ops.extend(table.remove_rules());
             ops.extend(table.remove(TABLE_PIN));
+        }
+        Some(Place::Table) => {
+            let Some(pin) = table.pin(wanted, TABLE_PIN, [1, 2]) else { return Plan { ops, aside } };
+            ops.extend(pin);
+            ops.extend(table.add_rules());
             ops.extend(table.remove(TABLE_MAIN));
+        }
+        None => {
+            // A pin that led elsewhere would be tended by nobody.
+            if table.decides().is_none_or(|pin| *pin.hop() != wanted.hop) {
+                ops.extend(table.remove_all());
+            }
+            return Plan { ops, aside: Some(Aside::NoRoom) };
         }
     }
     Plan { ops, aside }
@@ -166,6 +171,21 @@ impl<'a> Table<'a> {
         self.pins.iter().any(|pin| pin.hop() == hop && outranks(pin))
     }
 
+    /// The pin that lookups go by.
+    fn decides(&self) -> Option<&OwnRoute> {
+        let place = if self.in_table() { TABLE_PIN } else { TABLE_MAIN };
+        let best = self.pins.iter().filter(|pin| pin.table() == place).min_by_key(|pin| pin.metric());
+        best.filter(|pin| place == TABLE_PIN || self.lowest().is_none_or(|lowest| pin.metric() < lowest))
+    }
+
+    /// Whether a pin in our own table outranks the main table. A route that refuses is not suppressed
+    /// by our rules (`fib_rules_lookup` in net/core/fib_rules.c).
+    fn in_table(&self) -> bool {
+        self.rules.iter().any(|rule| rule.form() == RuleForm::Pin)
+            && self.pins.iter().any(|pin| pin.table() == TABLE_PIN)
+            && self.foreign.first().is_none_or(|best| best.kind != RouteKind::Refused)
+    }
+
     /// The lowest metric in the main table that a foreign default route stands at.
     fn lowest(&self) -> Option<u32> {
         self.foreign.first().map(|route| route.metric).into_iter().chain(self.shared).min()
@@ -175,21 +195,18 @@ impl<'a> Table<'a> {
         let lowest = self.lowest().unwrap_or(USUAL_METRIC);
         let lowest = below.map_or(lowest, |below| lowest.min(below));
         let main = has_room_below(lowest).then(|| Place::Main([lowest - 1, lowest - 2]));
-        // What outranks every metric already need not move because the metrics changed; but a route
-        // that refuses is not suppressed by our rules (`fib_rules_lookup` in net/core/fib_rules.c).
-        let in_table = self.rules.iter().any(|rule| rule.form() == RuleForm::Pin)
-            && self.pins.iter().any(|pin| pin.table() == TABLE_PIN)
-            && self.foreign.first().is_none_or(|best| best.kind != RouteKind::Refused);
         match placement {
             Placement::Main => main,
             Placement::Table => Some(Place::Table),
-            Placement::Auto if in_table => Some(Place::Table),
+            // What outranks every metric already need not move because the metrics changed.
+            Placement::Auto if self.in_table() => Some(Place::Table),
             Placement::Auto => main.or(Some(Place::Table)),
         }
     }
 
-    /// Makes the pin in `table` lead where it should: adds the new one before it deletes the old.
-    fn pin(&self, wanted: &Wanted, table: u32, free: [u32; 2]) -> Vec<Op> {
+    /// Makes the pin in `table` lead where it should: adds the new one before it deletes the old. None
+    /// if there is no such pin and none may be made: what stands, wherever, stays.
+    fn pin(&self, wanted: &Wanted, table: u32, free: [u32; 2]) -> Option<Vec<Op>> {
         let mut pins: Vec<&OwnRoute> = self.pins.iter().filter(|pin| pin.table() == table).collect();
         pins.sort_by_key(|pin| pin.metric());
         let highest = free[0].max(free[1]);
@@ -200,10 +217,10 @@ impl<'a> Table<'a> {
         };
         if let Some(good) = pins.iter().position(|pin| fits(pin)) {
             pins.remove(good);
-            return delete(pins);
+            return Some(delete(pins));
         }
         if wanted.keep_only {
-            return Vec::new();
+            return None;
         }
         // A crash between an add and a delete leaves two: the one that decides lookups stays longest.
         let decides = pins.first().copied();
@@ -219,7 +236,7 @@ impl<'a> Table<'a> {
         let mut ops = delete(spare);
         ops.push(Op::AddRoute(new));
         ops.extend(delete(decides.into_iter().collect()));
-        ops
+        Some(ops)
     }
 
     /// First everything of main but its defaults, then the pin: the other way round, the host's own
@@ -246,6 +263,10 @@ impl<'a> Table<'a> {
 
     fn pin_rules(&self) -> impl Iterator<Item = &OwnRule> {
         self.rules.iter().filter(|rule| matches!(rule.form(), RuleForm::MainWithoutDefault | RuleForm::Pin))
+    }
+
+    fn remove_all(&self) -> Vec<Op> {
+        [self.remove_rules(), self.remove(TABLE_PIN), self.remove(TABLE_MAIN)].concat()
     }
 
     fn remove(&self, table: u32) -> Vec<Op> {

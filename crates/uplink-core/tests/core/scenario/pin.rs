@@ -2,7 +2,7 @@
 
 use uplink_core::own::{OwnRoute, TABLE_PIN};
 use uplink_core::policy::{Placement, Policy};
-use uplink_core::snapshot::{Attributes, Family, Route, TABLE_MAIN};
+use uplink_core::snapshot::{Attributes, Family, LinkIndex, Route, TABLE_MAIN};
 use uplink_core::status::Aside;
 
 use crate::sim::bench::Bench;
@@ -81,6 +81,48 @@ fn losing_the_room_in_main_takes_no_way_from_anybody() {
     assert_eq!(bench.family(Family::Ipv4).aside, Some(Aside::NoRoom));
     bench.stop();
     assert!(!bench.kernel.has_ours());
+}
+
+#[test]
+fn without_room_no_pin_is_left_that_leads_elsewhere() {
+    let mut bench = with_metric(2, Placement::Auto);
+    assert_eq!(pin(&bench, Family::Ipv4).table(), TABLE_PIN);
+    bench.policy.placement = Placement::Main;
+    bench.configure(bench.policy.clone());
+    bench.run(secs(1));
+    assert_eq!(bench.family(Family::Ipv4).aside, Some(Aside::NoRoom));
+    bench.assert_way(PORT);
+    // A third uplink takes over, which is not the one that the host's own routes lead to.
+    let third = LinkIndex(5);
+    bench.plug(third, "third");
+    bench.lease(third);
+    bench.silence(MGMT);
+    bench.run(secs(5));
+    bench.silence(PORT);
+    bench.run(secs(5));
+    assert_eq!(bench.family(Family::Ipv4).elected.as_deref(), Some("third"));
+    assert_eq!(bench.family(Family::Ipv4).aside, Some(Aside::NoRoom));
+    assert!(!bench.kernel.has_ours(), "a pin to a dead path is tended by nobody");
+}
+
+#[test]
+fn a_broken_path_loses_no_pin_because_the_placement_changed() {
+    let mut bench = with_metric(50, Placement::Table);
+    // Nothing but the pin leads anywhere, and the elected path's gateway is not on its link any more.
+    bench.silence(MGMT);
+    bench.forget_routes(|route| route.is_default() && route.family == Family::Ipv4);
+    bench.run(secs(2));
+    assert_eq!(bench.way(Family::Ipv4), Some(PORT));
+    bench.kernel.set_carrier(MGMT, false);
+    bench.kernel.set_carrier(PORT, false);
+    bench.run(secs(2));
+    bench.policy.placement = Placement::Main;
+    bench.configure(bench.policy.clone());
+    bench.run(secs(2));
+    assert_eq!(bench.way(Family::Ipv4), Some(PORT), "{:#?}", bench.kernel.routes);
+    bench.kernel.set_carrier(PORT, true);
+    bench.run(secs(5));
+    assert_eq!(pin(&bench, Family::Ipv4).table(), TABLE_MAIN);
 }
 
 #[test]
