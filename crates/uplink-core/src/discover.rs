@@ -177,7 +177,8 @@ pub fn renamed(before: &[Uplink], now: &[Uplink]) -> Vec<(String, String)> {
     names.filter(|(old, new)| old != new).collect()
 }
 
-/// The foreign default routes of the main table that every lookup of `family` sees, best first.
+/// The foreign default routes of the main table that every lookup of `family` sees, best first, those
+/// that we cannot read among them: they win all the same.
 pub fn foreign_defaults(snapshot: &Snapshot, family: Family) -> impl Iterator<Item = &Route> {
     let mut routes: Vec<&Route> = snapshot
         .routes
@@ -185,7 +186,7 @@ pub fn foreign_defaults(snapshot: &Snapshot, family: Family) -> impl Iterator<It
         .filter(|route| {
             route.family == family && route.table == TABLE_MAIN && route.is_default() && route.tos == 0
         })
-        .filter(|route| route.protocol != protocol::UPLINKD && route.kind != RouteKind::Other)
+        .filter(|route| route.protocol != protocol::UPLINKD)
         // Older kernels keep an unreachable IPv6 default at the end of an empty table.
         .filter(|route| !(route.kind == RouteKind::Refused && route.protocol == protocol::KERNEL))
         .collect();

@@ -277,14 +277,15 @@ impl<'a> Table<'a> {
 /// Why a foreign default route is none that we outrank: somebody meant it.
 fn meant(route: &Route, snapshot: &Snapshot, policy: &Policy) -> Option<Aside> {
     let configured = !policy.uplinks.is_empty();
-    match route.single_hop() {
-        _ if route.kind == RouteKind::Refused => (!configured).then_some(Aside::Refused),
-        None => (!configured).then_some(Aside::Multipath),
-        Some(hop) => {
+    match (route.kind, route.hops.as_slice()) {
+        (RouteKind::Refused, _) => (!configured).then_some(Aside::Refused),
+        (RouteKind::Other, _) => (!configured).then_some(Aside::Opaque),
+        (RouteKind::Unicast, [hop]) => {
             let link = snapshot.links.get(&hop.link)?;
             let named = policy.uplinks.iter().any(|uplink| crate::discover::is_match(&uplink.matching, link));
             (link.kind == LinkKind::Tunnel && !named).then_some(Aside::Tunnel)
         }
+        (RouteKind::Unicast, _) => (!configured).then_some(Aside::Multipath),
     }
 }
 

@@ -247,6 +247,9 @@ pub enum Aside {
     Multipath,
     /// The best foreign default leads into a tunnel.
     Tunnel,
+    /// The best foreign default is of a kind that we cannot read: encapsulated, by a next-hop object
+    /// that is not spelled out, `throw`, `local`.
+    Opaque,
     /// Another program keeps undoing what we write; we try again later.
     Contest,
     /// `placement = "main"`, and there is no free metric below the foreign defaults.
@@ -259,6 +262,10 @@ impl fmt::Display for Aside {
             Self::Refused => "the best default route refuses packets, somebody meant it",
             Self::Multipath => "the best default route is multipath, somebody meant it",
             Self::Tunnel => "the best default route leads into a tunnel, somebody meant it",
+            Self::Opaque => {
+                "the best default route is encapsulated, by a next-hop object, or of another special kind, \
+                 somebody meant it"
+            }
             Self::Contest => "another program keeps undoing our route; trying again later",
             Self::NoRoom => {
                 "no free metric below the other default routes; set placement = \"auto\" or \"table\", \

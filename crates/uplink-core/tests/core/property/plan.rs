@@ -32,7 +32,8 @@ fn standing() -> impl Strategy<Value = Standing> {
     let metric = || prop_oneof![1u32..6, 40u32..60];
     prop_oneof![
         (link(), metric()).prop_map(|(link, metric)| Standing::Foreign(link, metric)),
-        metric().prop_map(|metric| Standing::Odd(RouteKind::Refused, metric)),
+        (select(vec![RouteKind::Refused, RouteKind::Other]), metric())
+            .prop_map(|(kind, metric)| Standing::Odd(kind, metric)),
         (link(), select(vec![TABLE_MAIN, TABLE_PIN]), metric())
             .prop_map(|(link, table, metric)| Standing::Pin(link, table, metric)),
         vec(select(vec![RuleForm::MainWithoutDefault, RuleForm::Pin]), 1..4).prop_map(Standing::Rules),
@@ -99,7 +100,7 @@ proptest! {
             prop_assert_eq!(before.foreign(), kernel.foreign());
             let lost = before.default_way(family).is_ok() && kernel.default_way(family).is_err();
             // Where somebody meant that there is no way, there is none.
-            let meant = matches!(planned.aside, Some(Aside::Refused | Aside::Multipath | Aside::Tunnel));
+            let meant = matches!(planned.aside, Some(Aside::Refused | Aside::Multipath | Aside::Tunnel | Aside::Opaque));
             prop_assert!(!(lost && wanted.is_some() && !meant), "{} took the way", op);
             prop_assert!(!(keep_only && matches!(op, Op::AddRoute(_))), "{} is not to be made", op);
             if let Op::AddRoute(route) = op && route.table() == TABLE_MAIN {

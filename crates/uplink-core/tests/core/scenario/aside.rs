@@ -20,7 +20,8 @@ fn tunnel(bench: &mut Bench) {
 #[test]
 fn they_are_left_alone_and_the_pin_goes() {
     type Lay = fn(&mut Bench);
-    let cases: [(Aside, Lay); 3] = [
+    let cases: [(Aside, Lay); 4] = [
+        (Aside::Opaque, |bench| bench.opaque(Family::Ipv4, 1)),
         (Aside::Refused, |bench| bench.refuse(Family::Ipv4, 1)),
         (Aside::Multipath, |bench| bench.multipath(Family::Ipv4, 1, &[PORT, MGMT])),
         (Aside::Tunnel, tunnel),
@@ -54,6 +55,22 @@ fn without_default_of_the_port(metric_of_management: u32) -> Bench {
     bench.forget_routes(|route| *route == ports);
     bench.remetric(MGMT, Family::Ipv4, metric_of_management);
     bench
+}
+
+#[test]
+fn an_opaque_one_that_is_not_the_best_is_outranked_like_any_other() {
+    let mut bench = worker();
+    bench.opaque(Family::Ipv4, 60);
+    bench.start();
+    bench.run(secs(5));
+    bench.assert_way(PORT);
+    bench.remetric(MGMT, Family::Ipv4, 1000);
+    bench.run(secs(5));
+    bench.assert_way(PORT);
+    // The pin is moved, to another gateway's attributes for instance, without getting behind it.
+    bench.silence(PORT);
+    bench.run(secs(5));
+    bench.assert_way(MGMT);
 }
 
 #[test]
