@@ -30,6 +30,8 @@ pub struct Wanted {
     /// The metric of the best foreign default route when that last was one that nobody meant. What
     /// somebody meant and laid behind it is not the best for good while that one is renewed.
     pub plain: Option<u32>,
+    /// A metric of the main table that the kernel says is taken, though nothing is seen there.
+    pub taken: Option<u32>,
 }
 
 /// A target that is to be asked by a path's own way.
@@ -48,8 +50,10 @@ pub struct ProbeWay {
 /// What is missing in one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// The operations, in an order in which no lookup ever fails.
-    pub ops: Vec<Op>,
+    /// The operations for the pin, in an order in which no lookup ever fails.
+    pub pin: Vec<Op>,
+    /// Those for the ways of probes to targets. Nothing that they do touches the pin's.
+    pub ways: Vec<Op>,
     /// Somebody meant the route that is there.
     pub aside: Option<Aside>,
 }
@@ -65,40 +69,11 @@ pub fn plan(
     ways: &[ProbeWay],
 ) -> Plan {
     let table = Table::read(snapshot, family);
-    let mut ops = probe_ways(snapshot, family, ways);
+    let ways = probe_ways(snapshot, family, ways);
     let aside = table.aside(snapshot, policy, wanted.and_then(|wanted| wanted.plain));
     let wanted = wanted.filter(|_| aside.is_none());
-    // A pin that leads there already stays when others come to lead there, too: one of them may be
-    // gone for the moment of a renewal only.
-    let Some(wanted) =
-        wanted.filter(|wanted| !table.foreign_lead_to(&wanted.hop) || table.pinned_to(&wanted.hop))
-    else {
-        ops.extend(table.remove_all());
-        return Plan { ops, aside };
-    };
-    match table.placement(policy.placement, wanted.below) {
-        Some(Place::Main(free)) => {
-            let Some(pin) = table.pin(wanted, TABLE_MAIN, free) else { return Plan { ops, aside } };
-            ops.extend(pin);
-            // The way back from `table`: our rules go only when main leads where they do.
-            ops.extend(table.remove_rules());
-            ops.extend(table.remove(TABLE_PIN));
-        }
-        Some(Place::Table) => {
-            let Some(pin) = table.pin(wanted, TABLE_PIN, [1, 2]) else { return Plan { ops, aside } };
-            ops.extend(pin);
-            ops.extend(table.add_rules());
-            ops.extend(table.remove(TABLE_MAIN));
-        }
-        None => {
-            // A pin that led elsewhere would be tended by nobody.
-            if table.decides().is_none_or(|pin| *pin.hop() != wanted.hop) {
-                ops.extend(table.remove_all());
-            }
-            return Plan { ops, aside: Some(Aside::NoRoom) };
-        }
-    }
-    Plan { ops, aside }
+    let (pin, no_room) = table.lead(policy.placement, wanted);
+    Plan { pin, ways, aside: aside.or(no_room) }
 }
 
 /// The metric of the best foreign default route, if nobody meant it.
@@ -128,8 +103,9 @@ struct Table<'a> {
 }
 
 enum Place {
-    /// In the main table, at one of these metrics.
-    Main([u32; 2]),
+    /// In the main table, at one of these metrics, but not 0. Two are enough to switch; the third is
+    /// for the case that one of them is taken.
+    Main([u32; 3]),
     /// In our own table.
     Table,
 }
@@ -153,6 +129,29 @@ impl<'a> Table<'a> {
     fn aside(&self, snapshot: &Snapshot, policy: &Policy, plain: Option<u32>) -> Option<Aside> {
         let best = self.foreign.first().filter(|best| plain.is_none_or(|plain| best.metric <= plain))?;
         meant(best, snapshot, policy)
+    }
+
+    /// The operations after which lookups go where they should, and whether there is no room for them.
+    fn lead(&self, placement: Placement, wanted: Option<&Wanted>) -> (Vec<Op>, Option<Aside>) {
+        // A pin that leads there already stays when others come to lead there, too: one of them may be
+        // gone for the moment of a renewal only.
+        let needed = |wanted: &&Wanted| !self.foreign_lead_to(&wanted.hop) || self.pinned_to(&wanted.hop);
+        let Some(wanted) = wanted.filter(needed) else { return (self.remove_all(), None) };
+        let ops = match self.placement(placement, wanted.below) {
+            // The way back from `table`: our rules go only when main leads where they do.
+            Some(Place::Main(free)) => self
+                .pin(wanted, TABLE_MAIN, free)
+                .map(|pin| [pin, self.remove_rules(), self.remove(TABLE_PIN)].concat()),
+            Some(Place::Table) => self
+                .pin(wanted, TABLE_PIN, [1, 2, 3])
+                .map(|pin| [pin, self.add_rules(), self.remove(TABLE_MAIN)].concat()),
+            None => {
+                // A pin that led elsewhere would be tended by nobody.
+                let leads = self.decides().is_some_and(|pin| *pin.hop() == wanted.hop);
+                return (if leads { Vec::new() } else { self.remove_all() }, Some(Aside::NoRoom));
+            }
+        };
+        (ops.unwrap_or_default(), None)
     }
 
     /// Whether a lookup without our pin would go where it should.
@@ -194,7 +193,7 @@ impl<'a> Table<'a> {
     fn placement(&self, placement: Placement, below: Option<u32>) -> Option<Place> {
         let lowest = self.lowest().unwrap_or(USUAL_METRIC);
         let lowest = below.map_or(lowest, |below| lowest.min(below));
-        let main = has_room_below(lowest).then(|| Place::Main([lowest - 1, lowest - 2]));
+        let main = has_room_below(lowest).then(|| Place::Main([lowest - 1, lowest - 2, lowest - 3]));
         match placement {
             Placement::Main => main,
             Placement::Table => Some(Place::Table),
@@ -206,10 +205,10 @@ impl<'a> Table<'a> {
 
     /// Makes the pin in `table` lead where it should: adds the new one before it deletes the old. None
     /// if there is no such pin and none may be made: what stands, wherever, stays.
-    fn pin(&self, wanted: &Wanted, table: u32, free: [u32; 2]) -> Option<Vec<Op>> {
+    fn pin(&self, wanted: &Wanted, table: u32, free: [u32; 3]) -> Option<Vec<Op>> {
         let mut pins: Vec<&OwnRoute> = self.pins.iter().filter(|pin| pin.table() == table).collect();
         pins.sort_by_key(|pin| pin.metric());
-        let highest = free[0].max(free[1]);
+        let highest = free.into_iter().fold(1, u32::max);
         let fits = |pin: &OwnRoute| {
             *pin.hop() == wanted.hop
                 && pin.metric() <= highest
@@ -225,7 +224,12 @@ impl<'a> Table<'a> {
         // A crash between an add and a delete leaves two: the one that decides lookups stays longest.
         let decides = pins.first().copied();
         let spare: Vec<&OwnRoute> = pins.into_iter().skip(1).collect();
-        let metric = free.into_iter().find(|metric| decides.is_none_or(|pin| pin.metric() != *metric));
+        let is_free = |metric: &u32| {
+            *metric > 0
+                && wanted.taken.filter(|_| table == TABLE_MAIN) != Some(*metric)
+                && decides.is_none_or(|pin| pin.metric() != *metric)
+        };
+        let metric = free.into_iter().find(is_free);
         let new = OwnRoute::new(
             self.family,
             table,

@@ -252,6 +252,8 @@ pub enum Aside {
     Opaque,
     /// Another program keeps undoing what we write; we try again later.
     Contest,
+    /// The kernel refuses what we write; we try again when something changes, or later.
+    Rejected,
     /// `placement = "main"`, and there is no free metric below the foreign defaults.
     NoRoom,
 }
@@ -267,6 +269,7 @@ impl fmt::Display for Aside {
                  somebody meant it"
             }
             Self::Contest => "another program keeps undoing our route; trying again later",
+            Self::Rejected => "the kernel refuses our route; trying again when something changes, or later",
             Self::NoRoom => {
                 "no free metric below the other default routes; set placement = \"auto\" or \"table\", \
                  or raise their metrics to 3 or more"
@@ -353,6 +356,8 @@ pub enum Notice {
         /// What it said.
         outcome: Outcome,
     },
+    /// We end, and this operation did not help: what it should remove stays.
+    Left(Op),
     /// We stand aside in a family, or do so no longer.
     Aside {
         /// The family.
@@ -400,6 +405,7 @@ impl fmt::Display for Notice {
             Self::Refused { op, outcome: Outcome::Exists } => write!(f, "could not {op}: its place is taken"),
             Self::Refused { op, outcome: Outcome::Absent } => write!(f, "could not {op}: it is not there"),
             Self::Refused { op, outcome: Outcome::Done } => write!(f, "did {op}"),
+            Self::Left(op) => write!(f, "ending, and something of ours stays: tried in vain to {op}"),
             Self::Aside { family, aside: Some(aside) } => write!(f, "{family}: standing aside: {aside}"),
             Self::Aside { family, aside: None } => write!(f, "{family}: no longer standing aside"),
             Self::Asleep(span) => {

@@ -92,9 +92,10 @@ proptest! {
             keep_only,
             below: None,
             plain,
+            taken: None,
         });
         let planned = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[]);
-        for op in &planned.ops {
+        for op in &planned.pin {
             let before = kernel.clone();
             prop_assert_eq!(kernel.carry_out(op), Outcome::Done, "{}", op);
             prop_assert_eq!(before.foreign(), kernel.foreign());
@@ -109,7 +110,7 @@ proptest! {
             }
         }
         let again = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[]);
-        prop_assert_eq!(&again.ops, &Vec::new());
+        prop_assert_eq!(&again.pin, &Vec::new());
         if let Some(wanted) = wanted {
             let leads = kernel.default_way(family) == Ok(wanted.hop);
             match planned.aside {
