@@ -351,14 +351,31 @@ fn probe_ways(snapshot: &Snapshot, family: Family, ways: &[ProbeWay]) -> Vec<Op>
         .cloned()
         .map(Op::DeleteRule)
         .collect();
-    let delete_routes =
-        routes.iter().filter(|route| !wanted_routes.contains(route)).cloned().map(Op::DeleteRoute);
-    add_routes.chain(add_rules).chain(delete_rules).chain(delete_routes).collect()
+    // The route that decides lookups stays until the new one stands; the others are in its way.
+    let stale = routes.iter().filter(|route| !wanted_routes.contains(route));
+    let (last, spare): (Vec<&OwnRoute>, Vec<&OwnRoute>) =
+        stale.partition(|route| decides(&routes, route.table()) == Some(route));
+    delete(spare)
+        .into_iter()
+        .chain(add_routes)
+        .chain(add_rules)
+        .chain(delete_rules)
+        .chain(delete(last))
+        .collect()
 }
 
-/// Of the two metrics in a probe table the one that leads there already, or else the free one.
+/// The route that decides lookups in a probe table.
+fn decides(routes: &[OwnRoute], table: u32) -> Option<&OwnRoute> {
+    routes.iter().filter(|route| route.table() == table).min_by_key(|route| route.metric())
+}
+
+/// The metric in a probe table of the route that leads there already, or else the first that the one
+/// that decides there does not have.
 fn free_metric(routes: &[OwnRoute], way: &ProbeWay) -> u32 {
-    let mut here = routes.iter().filter(|route| route.table() == probe_table(way.hop.link));
-    let same = here.clone().find(|route| *route.hop() == way.hop && *route.attributes() == way.attributes);
-    same.map_or_else(|| if here.any(|route| route.metric() == 1) { 2 } else { 1 }, OwnRoute::metric)
+    let table = probe_table(way.hop.link);
+    let leads = |route: &&OwnRoute| {
+        route.table() == table && *route.hop() == way.hop && *route.attributes() == way.attributes
+    };
+    let taken = decides(routes, table).map(OwnRoute::metric);
+    routes.iter().find(leads).map_or(if taken == Some(1) { 2 } else { 1 }, OwnRoute::metric)
 }

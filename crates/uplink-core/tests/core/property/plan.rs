@@ -5,16 +5,16 @@ use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::sample::select;
 use proptest::{prop_assert, prop_assert_eq, proptest};
 use uplink_core::event::Outcome;
-use uplink_core::own::{Op, OwnRoute, OwnRule, RuleForm, TABLE_PIN};
-use uplink_core::plan::{Wanted, plan};
+use uplink_core::own::{Op, OwnRoute, OwnRule, RuleForm, TABLE_PIN, probe_table};
+use uplink_core::plan::{ProbeWay, Wanted, plan};
 use uplink_core::policy::{Placement, Policy};
-use uplink_core::snapshot::{Attributes, Family, LinkIndex, Route, RouteKind, TABLE_MAIN, protocol};
+use uplink_core::snapshot::{Attributes, Family, LinkIndex, Prefix, Route, RouteKind, TABLE_MAIN, protocol};
 use uplink_core::status::Aside;
 
 use super::config;
 use crate::sim::kernel::Kernel;
-use crate::sim::lookup::NoWay;
-use crate::sim::site::{MGMT, PORT, default_route, plain_default, worker};
+use crate::sim::lookup::{NoWay, Packet};
+use crate::sim::site::{MGMT, PORT, addresses, default_route, plain_default, worker};
 
 /// What stands in the table before.
 #[derive(Debug, Clone)]
@@ -122,5 +122,63 @@ proptest! {
         if to.is_none() {
             prop_assert!(!kernel.has_ours());
         }
+    }
+}
+
+/// The way of a probe through a link to one of a few targets, by its gateway or another.
+fn way() -> impl Strategy<Value = (ProbeWay, u32)> {
+    (select(vec![PORT, MGMT]), 1u8..4, any::<bool>(), 1u32..5).prop_map(|(link, to, other, metric)| {
+        let [address] = addresses(link, Family::Ipv4).try_into().expect("it has one");
+        let mut hop = default_route(link, Family::Ipv4).hops[0].clone();
+        if other {
+            hop.gateway = Some(address.prefix.address);
+        }
+        let to = Prefix::host([203, 0, 113, to].into());
+        let from = Prefix::host(address.prefix.address);
+        (ProbeWay { hop, attributes: Attributes::default(), from, to }, metric)
+    })
+}
+
+proptest! {
+    #![proptest_config(config(2048))]
+
+    /// Whatever an earlier process left of the ways of its probes: no operation fails, a second plan
+    /// finds nothing to do, and what is wanted stands alone.
+    #[test]
+    fn leads_probes_from_any_table(
+        standing in vec((way(), any::<bool>()), 0..8),
+        wanted in vec(way(), 0..6),
+    ) {
+        let mut kernel = kernel(Family::Ipv4, &[]);
+        for ((way, metric), rule) in &standing {
+            let (table, link) = (probe_table(way.hop.link), way.hop.link);
+            let route = OwnRoute::new(Family::Ipv4, table, *metric, way.hop.clone(), Attributes::default());
+            let _ = kernel.carry_out(&Op::AddRoute(route));
+            let form = RuleForm::Probe { from: way.from, to: way.to, link };
+            if *rule {
+                let _ = kernel.carry_out(&Op::AddRule(OwnRule::new(Family::Ipv4, form)));
+            }
+        }
+        // A path has one gateway.
+        let mut ways: Vec<ProbeWay> = Vec::new();
+        for (way, _) in wanted {
+            if ways.iter().all(|other| other.hop.link != way.hop.link || other.hop == way.hop) {
+                ways.push(way);
+            }
+        }
+        let policy = Policy::default();
+        let planned = plan(&kernel.snapshot(), &policy, Family::Ipv4, None, &ways);
+        prop_assert_eq!(&planned.pin, &Vec::new());
+        for op in &planned.ways {
+            prop_assert_eq!(kernel.carry_out(op), Outcome::Done, "{}", op);
+        }
+        let again = plan(&kernel.snapshot(), &policy, Family::Ipv4, None, &ways);
+        prop_assert_eq!(&again.ways, &Vec::new());
+        for way in &ways {
+            let (from, bound) = (Some(way.from.address), Some(way.hop.link));
+            let led = kernel.lookup(Packet { to: way.to.address, from, bound });
+            prop_assert_eq!(led, Ok(way.hop.clone()));
+        }
+        prop_assert!(!ways.is_empty() || !kernel.has_ours());
     }
 }
