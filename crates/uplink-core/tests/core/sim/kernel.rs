@@ -266,10 +266,10 @@ impl Kernel {
         let link_local = matches!(gateway, IpAddr::V6(address) if address.is_unicast_link_local());
         route.attributes.onlink
             || link_local
-            || self
-                .addresses
-                .iter()
-                .any(|address| address.link == hop.link && address.prefix.contains(gateway))
+            || self.addresses.iter().any(|address| {
+                let connected = address.link == hop.link && !address.no_prefix_route;
+                connected && address.prefix.contains(gateway)
+            })
     }
 }
 
