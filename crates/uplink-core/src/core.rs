@@ -12,8 +12,8 @@ use crate::elect::{Candidate, Election, Move, Terms};
 use crate::event::{Answer, Input, Outcome, Output};
 use crate::judge::{Desk, Judge, Limits, Pace, Standing, TargetWay};
 use crate::memory::{Memory, Remembered};
-use crate::own::{Op, OwnRoute, OwnRule, RuleForm, TABLE_MAIN_OR_PIN, probe_table};
-use crate::plan::{Plan, ProbeWay, Wanted, current_pin, has_room_below, plan};
+use crate::own::{Op, OwnRoute, OwnRule, RuleForm, probe_table};
+use crate::plan::{Plan, ProbeWay, Wanted, current_pin, has_room_below, plain_metric, plan};
 use crate::policy::{Mode, Policy};
 use crate::snapshot::{Family, Hop, LinkIndex, Prefix, Snapshot};
 use crate::status::{Aside, Cause, Change, GatewaySource, Health, Notice, Reason};
@@ -30,6 +30,9 @@ const FAMILY_COMES: u32 = 5;
 
 /// Changes that `status` still shows.
 const CHANGES: usize = 32;
+
+/// So often we try to remove what is ours when we end: others may write at the same moment.
+const LAST_ROUNDS: usize = 3;
 
 /// What a process begins with.
 #[derive(Debug, Clone)]
@@ -67,7 +70,8 @@ pub struct Core {
     outputs: VecDeque<Output>,
     changes: VecDeque<Change>,
     applying: Applying,
-    stopping: bool,
+    /// Once we are asked to end: so often what is ours was removed.
+    stopping: Option<usize>,
 }
 
 /// What a family has decided and done.
@@ -78,9 +82,15 @@ struct FamilyState {
     /// Since when that is elected: real time, for people.
     since: Instant,
     contest: Contest,
+    /// The same for the ways of probes to targets: what goes wrong there must not keep the pin.
+    ways: Contest,
     aside: Option<Aside>,
     /// The lowest metric with room below that a foreign default route was seen with.
     lowest: Option<u32>,
+    /// The metric of the best foreign default route when that last was one that nobody meant.
+    plain: Option<u32>,
+    /// A metric of the main table that was taken by something that we do not see.
+    taken: Option<u32>,
     /// The operations that would have been written last, while nothing is written.
     dry: Vec<Op>,
 }
@@ -90,10 +100,27 @@ struct FamilyState {
 enum Applying {
     /// None are out.
     No,
-    /// The kernel's word is awaited.
-    Sent(Vec<Op>),
+    /// The kernel's word on these is awaited.
+    Sent(VecDeque<Batch>),
     /// The look at what stands now is awaited.
     Looking,
+}
+
+/// Operations of which each needs those before it.
+#[derive(Debug, PartialEq, Eq)]
+struct Batch {
+    family: Family,
+    part: Part,
+    ops: Vec<Op>,
+}
+
+/// What operations are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The family's pin.
+    Pin,
+    /// The ways of probes to targets.
+    Ways,
 }
 
 /// Time as it passes while we are awake.
@@ -141,15 +168,18 @@ impl Core {
                 election: Election::new(None),
                 since: start.now,
                 contest: Contest::default(),
+                ways: Contest::default(),
                 aside: None,
                 lowest: None,
+                plain: None,
+                taken: None,
                 dry: Vec::new(),
             }),
             desk: Desk::new(start.machine ^ start.now.as_nanos()),
             outputs: VecDeque::new(),
             changes: VecDeque::new(),
             applying: Applying::No,
-            stopping: false,
+            stopping: None,
         }
     }
 
@@ -224,19 +254,25 @@ impl Core {
                 self.limits = limits(&policy, self.limits.spread);
                 self.policy = *policy;
                 self.stale = true;
+                self.families.iter_mut().for_each(FamilyState::begin_anew);
             }
             Input::Deadline => {}
-            Input::Stop => self.stopping = true,
+            Input::Stop => self.stopping = self.stopping.or(Some(0)),
         }
     }
 
     fn look(&mut self, snapshot: Snapshot, now: Instant) {
         let first = self.snapshot.is_none();
-        self.snapshot = Some(snapshot);
-        self.stale = true;
         if self.applying == Applying::Looking {
             self.applying = Applying::No;
+        } else if self.snapshot.as_ref() != Some(&snapshot) {
+            for state in &mut self.families {
+                state.contest.changed(now);
+                state.ways.changed(now);
+            }
         }
+        self.snapshot = Some(snapshot);
+        self.stale = true;
         if first {
             self.rediscover(now);
             self.take_over(now);
@@ -284,6 +320,7 @@ impl Core {
         for state in &mut self.families {
             let metrics = foreign_defaults(snapshot, state.family).map(|route| route.metric);
             state.lowest = state.lowest.into_iter().chain(metrics.filter(|m| has_room_below(*m))).min();
+            state.plain = plain_metric(snapshot, &self.policy, state.family).or(state.plain);
         }
         self.desk.retain(|link| snapshot.links.contains_key(&link));
         let before = std::mem::replace(&mut self.uplinks, uplinks);
@@ -436,7 +473,7 @@ impl Core {
                 let moved = state.election.decide(&candidates, terms);
                 if moved.is_some() {
                     state.since = self.clock.real(now);
-                    state.contest.moved();
+                    state.begin_anew();
                 }
                 moved
             });
@@ -495,59 +532,73 @@ impl Core {
         }
     }
 
-    /// Plans what is missing, and has it carried out.
+    /// Plans what is missing, and has it carried out: the pins of both families first.
     fn write(&mut self, now: Instant) {
         if self.applying != Applying::No {
             return;
         }
-        let mut ops = Vec::new();
+        let (mut pins, mut ways) = (VecDeque::new(), Vec::new());
         for index in 0..self.families.len() {
-            let Some(plan) = self.plan_family(index, now) else { continue };
-            ops.extend(plan.ops);
+            let Some((family, plan)) = self.plan_family(index, now) else { continue };
+            pins.push_back(Batch { family, part: Part::Pin, ops: plan.pin });
+            ways.push(Batch { family, part: Part::Ways, ops: plan.ways });
         }
-        if !ops.is_empty() {
-            self.applying = Applying::Sent(ops.clone());
-            self.outputs.push_back(Output::Apply(ops));
+        pins.extend(ways);
+        pins.retain(|batch| !batch.ops.is_empty());
+        if pins.is_empty() || self.gives_up(&pins, now) {
+            return;
         }
+        self.outputs.extend(pins.iter().map(|batch| Output::Apply(batch.ops.clone())));
+        self.applying = Applying::Sent(pins);
     }
 
-    /// What is to be written in one family; none while we hold back or only observe.
-    fn plan_family(&mut self, index: usize, now: Instant) -> Option<Plan> {
+    /// Who ends does not try for ever: what stays after some rounds is told, once.
+    fn gives_up(&mut self, left: &VecDeque<Batch>, now: Instant) -> bool {
+        let Some(rounds) = &mut self.stopping else { return false };
+        *rounds += 1;
+        let rounds = *rounds;
+        if rounds == LAST_ROUNDS + 1 {
+            for op in left.iter().flat_map(|batch| &batch.ops) {
+                self.tell(Notice::Left(op.clone()), now);
+            }
+        }
+        rounds > LAST_ROUNDS
+    }
+
+    /// What is to be written in one family; none while we only observe.
+    fn plan_family(&mut self, index: usize, now: Instant) -> Option<(Family, Plan)> {
         let snapshot = self.snapshot.as_ref()?;
         let state = self.families.get(index)?;
         let family = state.family;
-        let mut planned = if self.stopping {
+        let planned = if self.stopping.is_some() {
             plan(snapshot, &self.policy, family, None, &[])
         } else {
             let wanted = self.wanted(family);
-            let ways = self.probe_ways(family);
+            let mut planned = plan(snapshot, &self.policy, family, wanted.as_ref(), &self.probe_ways(family));
             // Undecided: what the process before left stays, whatever it is.
-            let mut planned = plan(snapshot, &self.policy, family, wanted.as_ref(), &ways);
             if state.election.elected().is_none() {
-                planned.ops.retain(is_probe_way);
+                planned.pin.clear();
             }
-            planned
+            state.held_back(planned, now)
         };
-        if !self.stopping && state.contest.holds(now) {
-            planned = Plan { ops: Vec::new(), aside: Some(Aside::Contest) };
-        }
         let dry = self.policy.mode == Mode::Observe;
+        let ops = if dry { [planned.pin.as_slice(), &planned.ways].concat() } else { Vec::new() };
         let state = self.families.get_mut(index)?;
         let aside_changed = (state.aside != planned.aside).then_some(planned.aside);
         state.aside = planned.aside;
-        let would = dry && state.dry != planned.ops;
+        let would = dry && state.dry != ops;
         if dry {
-            state.dry.clone_from(&planned.ops);
+            state.dry.clone_from(&ops);
         }
         if let Some(aside) = aside_changed {
             self.tell(Notice::Aside { family, aside }, now);
         }
         if would {
-            for op in &planned.ops {
-                self.tell(Notice::Wrote { op: op.clone(), dry: true }, now);
+            for op in ops {
+                self.tell(Notice::Wrote { op, dry: true }, now);
             }
         }
-        (!dry).then_some(planned)
+        (!dry).then_some((family, planned))
     }
 
     /// The end of the wait for a tier-1 port, in awake time.
@@ -565,7 +616,14 @@ impl Core {
             Some(pin) => (pin.hop().clone(), pin.attributes().clone()),
             None => (hop, path.attributes.clone()),
         };
-        Some(Wanted { hop, attributes, keep_only: matches!(path.way, Way::Broken(_)), below: state.lowest })
+        Some(Wanted {
+            hop,
+            attributes,
+            keep_only: matches!(path.way, Way::Broken(_)),
+            below: state.lowest,
+            plain: state.plain,
+            taken: state.taken,
+        })
     }
 
     /// The pin by the gateway that a path had before, while the one it has now never answered: the
@@ -585,24 +643,27 @@ impl Core {
     }
 
     fn applied(&mut self, outcomes: &[Outcome], now: Instant) {
-        let Applying::Sent(ops) = std::mem::replace(&mut self.applying, Applying::Looking) else { return };
-        for (op, outcome) in ops.iter().zip(outcomes) {
-            let notice = match (op, outcome) {
-                (_, Outcome::Done) => Notice::Wrote { op: op.clone(), dry: false },
-                // Gone already is as good as deleted: the kernel, or somebody, was faster.
-                (Op::DeleteRoute(_) | Op::DeleteRule(_), Outcome::Absent) => continue,
-                (_, Outcome::Exists | Outcome::Absent | Outcome::Refused(_)) => {
-                    Notice::Refused { op: op.clone(), outcome: outcome.clone() }
-                }
-            };
-            self.tell(notice, now);
+        let Applying::Sent(batches) = &mut self.applying else { return };
+        let Some(batch) = batches.pop_front() else { return };
+        if batches.is_empty() {
+            self.applying = Applying::Looking;
         }
-        for state in &mut self.families {
-            let family = state.family;
-            // What was tried counts, done or refused: both may be in vain for ever.
-            if ops.iter().zip(outcomes).any(|(op, _)| op.family() == family) {
-                state.contest.wrote(now);
-            }
+        let Some(state) = self.families.iter_mut().find(|state| state.family == batch.family) else { return };
+        let mut notices = Vec::new();
+        for (op, outcome) in batch.ops.iter().zip(outcomes) {
+            notices.extend(state.applied(batch.part, op, outcome));
+        }
+        let contest = state.part(batch.part);
+        // What was tried counts, done or not: both may be in vain for ever.
+        match outcomes.last() {
+            None => {}
+            Some(Outcome::Refused(_)) => contest.refused(now),
+            Some(Outcome::Exists) => contest.in_vain(now),
+            Some(Outcome::Done | Outcome::Absent) if outcomes.contains(&Outcome::Done) => contest.wrote(now),
+            Some(Outcome::Done | Outcome::Absent) => contest.in_vain(now),
+        }
+        for notice in notices {
+            self.tell(notice, now);
         }
     }
 
@@ -623,10 +684,10 @@ impl Core {
             .judges
             .iter()
             .map(|(key, judge)| judge.deadline(now, self.pace(key, judge).0, self.limits).max(now + AT_ONCE));
-        let families = self
-            .families
-            .iter()
-            .map(|state| state.election.deadline(self.policy.patience).min(state.contest.deadline(now)));
+        let families = self.families.iter().flat_map(|state| {
+            let elects = state.election.deadline(self.policy.patience);
+            [elects, state.contest.deadline(now), state.ways.deadline(now)]
+        });
         let boot = self.boot_until().unwrap_or(Instant::NEVER);
         // A deadline that has passed was acted on in this turn, or waits for an input.
         let families = families.filter(|at| *at > now);
@@ -690,10 +751,48 @@ fn target_way(snapshot: Option<&Snapshot>, path: &Path, mode: Mode) -> TargetWay
     if all { TargetWay::Stands } else { TargetWay::Missing }
 }
 
-fn is_probe_way(op: &Op) -> bool {
-    match op {
-        Op::AddRoute(route) | Op::DeleteRoute(route) => !TABLE_MAIN_OR_PIN.contains(&route.table()),
-        Op::AddRule(rule) | Op::DeleteRule(rule) => matches!(rule.form(), RuleForm::Probe { .. }),
+impl FamilyState {
+    /// What was decided is another: what failed before is no reason to hold back.
+    fn begin_anew(&mut self) {
+        self.contest.moved();
+        self.ways.moved();
+    }
+
+    const fn part(&mut self, part: Part) -> &mut Contest {
+        match part {
+            Part::Pin => &mut self.contest,
+            Part::Ways => &mut self.ways,
+        }
+    }
+
+    /// What of a plan is to be written now.
+    fn held_back(&self, planned: Plan, now: Instant) -> Plan {
+        let Plan { mut pin, mut ways, mut aside } = planned;
+        match self.contest.aside(now) {
+            Some(Aside::Rejected) if pin.is_empty() => {}
+            Some(why) => aside = Some(why),
+            None => {}
+        }
+        if self.contest.holds(now) {
+            pin.clear();
+        }
+        if self.ways.holds(now) {
+            ways.clear();
+        }
+        Plan { pin, ways, aside }
+    }
+
+    /// Takes in what the kernel said, and what people should be told of it.
+    fn applied(&mut self, part: Part, op: &Op, outcome: &Outcome) -> Option<Notice> {
+        match (op, outcome) {
+            (_, Outcome::Done) => return Some(Notice::Wrote { op: op.clone(), dry: false }),
+            // Gone already is as good as deleted: the kernel, or somebody, was faster.
+            (Op::DeleteRoute(_) | Op::DeleteRule(_), Outcome::Absent) => return None,
+            (Op::AddRoute(route), Outcome::Exists) if part == Part::Pin => self.taken = Some(route.metric()),
+            (_, Outcome::Exists | Outcome::Absent | Outcome::Refused(_)) => {}
+        }
+        let news = self.part(part).is_news(op, outcome);
+        news.then(|| Notice::Refused { op: op.clone(), outcome: outcome.clone() })
     }
 }
 

@@ -177,7 +177,8 @@ pub fn renamed(before: &[Uplink], now: &[Uplink]) -> Vec<(String, String)> {
     names.filter(|(old, new)| old != new).collect()
 }
 
-/// The foreign default routes of the main table that every lookup of `family` sees, best first.
+/// The foreign default routes of the main table that every lookup of `family` sees, best first, those
+/// that we cannot read among them: they win all the same.
 pub fn foreign_defaults(snapshot: &Snapshot, family: Family) -> impl Iterator<Item = &Route> {
     let mut routes: Vec<&Route> = snapshot
         .routes
@@ -185,7 +186,7 @@ pub fn foreign_defaults(snapshot: &Snapshot, family: Family) -> impl Iterator<It
         .filter(|route| {
             route.family == family && route.table == TABLE_MAIN && route.is_default() && route.tos == 0
         })
-        .filter(|route| route.protocol != protocol::UPLINKD && route.kind != RouteKind::Other)
+        .filter(|route| route.protocol != protocol::UPLINKD)
         // Older kernels keep an unreachable IPv6 default at the end of an empty table.
         .filter(|route| !(route.kind == RouteKind::Refused && route.protocol == protocol::KERNEL))
         .collect();
@@ -443,7 +444,7 @@ fn find_gateway(
         let hop = Hop { link: link.index, gateway: Some(*gateway) };
         // The operator's gateway, with whatever else the interface's own default route says.
         let mut attributes = foreign.map(|(route, _)| route.attributes.clone()).unwrap_or_default();
-        attributes.onlink = !on_link(snapshot, link.index, *gateway);
+        attributes.onlink = !has_prefix_route(snapshot, link.index, *gateway);
         return Some(FoundGateway { hop, attributes, learned: GatewaySource::Configuration });
     }
     if let Some((route, hop)) = foreign {
@@ -463,7 +464,7 @@ fn find_gateway(
         .min_by_key(|(route, _)| route.metric);
     if let Some((route, hop)) = named {
         let attributes = Attributes {
-            onlink: hop.gateway.is_some_and(|gateway| !on_link(snapshot, link.index, gateway)),
+            onlink: hop.gateway.is_some_and(|gateway| !has_prefix_route(snapshot, link.index, gateway)),
             ..Attributes::default()
         };
         return Some(FoundGateway {
@@ -500,6 +501,14 @@ fn addresses(snapshot: &Snapshot, link: LinkIndex, family: Family) -> impl Itera
 
 fn on_link(snapshot: &Snapshot, link: LinkIndex, gateway: IpAddr) -> bool {
     addresses(snapshot, link, Family::of(gateway)).any(|address| address.prefix.contains(gateway))
+}
+
+/// Whether the kernel is certain to take `gateway` for on the link without being told so: an IPv6
+/// link-local one always is, any other by the route to an address's prefix.
+fn has_prefix_route(snapshot: &Snapshot, link: LinkIndex, gateway: IpAddr) -> bool {
+    matches!(gateway, IpAddr::V6(gateway) if gateway.is_unicast_link_local())
+        || addresses(snapshot, link, Family::of(gateway))
+            .any(|address| !address.no_prefix_route && address.prefix.contains(gateway))
 }
 
 /// The interface's address to ask `gateway` from: in its subnet if there is one, preferred before

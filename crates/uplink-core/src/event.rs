@@ -29,8 +29,8 @@ pub enum Input {
         /// When the kernel received it.
         at: Instant,
     },
-    /// What the kernel said to the operations of the last [`Output::Apply`], in their order; the
-    /// operations after the first failure were not tried.
+    /// What the kernel said to the operations of the first [`Output::Apply`] that awaits it, in their
+    /// order; the operations after the first failure were not tried.
     Applied(Vec<Outcome>),
     /// The operator's configuration was read again.
     Policy(Box<Policy>),
@@ -63,8 +63,9 @@ pub enum Output {
         /// The family.
         family: Family,
     },
-    /// Carry these out in order, stop at the first failure; answer with [`Input::Applied`], look at
-    /// the kernel's own routes and rules afresh, and give the result as [`Input::Snapshot`].
+    /// Carry these out in order, stop at the first failure; answer with [`Input::Applied`]. There may be
+    /// several in one turn, and one's failure is no reason not to carry out the next. After the last,
+    /// look at the kernel's own routes and rules afresh, and give the result as [`Input::Snapshot`].
     Apply(Vec<Op>),
     /// Every family is decided, or the wait is over: tell whoever waits for us.
     Ready,

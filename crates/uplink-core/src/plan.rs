@@ -27,6 +27,11 @@ pub struct Wanted {
     /// The lowest metric with room below that a foreign default route was ever seen with. Its owner
     /// may be about to lay it anew, and must not find its place taken.
     pub below: Option<u32>,
+    /// The metric of the best foreign default route when that last was one that nobody meant. What
+    /// somebody meant and laid behind it is not the best for good while that one is renewed.
+    pub plain: Option<u32>,
+    /// A metric of the main table that the kernel says is taken, though nothing is seen there.
+    pub taken: Option<u32>,
 }
 
 /// A target that is to be asked by a path's own way.
@@ -45,8 +50,10 @@ pub struct ProbeWay {
 /// What is missing in one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// The operations, in an order in which no lookup ever fails.
-    pub ops: Vec<Op>,
+    /// The operations for the pin, in an order in which no lookup ever fails.
+    pub pin: Vec<Op>,
+    /// Those for the ways of probes to targets. Nothing that they do touches the pin's.
+    pub ways: Vec<Op>,
     /// Somebody meant the route that is there.
     pub aside: Option<Aside>,
 }
@@ -62,35 +69,17 @@ pub fn plan(
     ways: &[ProbeWay],
 ) -> Plan {
     let table = Table::read(snapshot, family);
-    let mut ops = probe_ways(snapshot, family, ways);
-    let aside = table.aside(snapshot, policy);
+    let ways = probe_ways(snapshot, family, ways);
+    let aside = table.aside(snapshot, policy, wanted.and_then(|wanted| wanted.plain));
     let wanted = wanted.filter(|_| aside.is_none());
-    match wanted {
-        // A pin that leads there already stays when others come to lead there, too: one of them may be
-        // gone for the moment of a renewal only.
-        Some(wanted) if !table.foreign_lead_to(&wanted.hop) || table.pinned_to(&wanted.hop) => {
-            match table.placement(policy.placement, wanted.below) {
-                Some(Place::Main(free)) => {
-                    ops.extend(table.pin(wanted, TABLE_MAIN, free));
-                    // The way back from `table`: our rules go only when main leads where they do.
-                    ops.extend(table.remove_rules());
-                    ops.extend(table.remove(TABLE_PIN));
-                }
-                Some(Place::Table) => {
-                    ops.extend(table.pin(wanted, TABLE_PIN, [1, 2]));
-                    ops.extend(table.add_rules());
-                    ops.extend(table.remove(TABLE_MAIN));
-                }
-                None => return Plan { ops, aside: Some(Aside::NoRoom) },
-            }
-        }
-        Some(_) | None => {
-            ops.extend(table.remove_rules());
-            ops.extend(table.remove(TABLE_PIN));
-            ops.extend(table.remove(TABLE_MAIN));
-        }
-    }
-    Plan { ops, aside }
+    let (pin, no_room) = table.lead(policy.placement, wanted);
+    Plan { pin, ways, aside: aside.or(no_room) }
+}
+
+/// The metric of the best foreign default route, if nobody meant it.
+pub(crate) fn plain_metric(snapshot: &Snapshot, policy: &Policy, family: Family) -> Option<u32> {
+    let best = foreign_defaults(snapshot, family).next()?;
+    meant(best, snapshot, policy).is_none().then_some(best.metric)
 }
 
 /// The pin that decides lookups now.
@@ -114,8 +103,9 @@ struct Table<'a> {
 }
 
 enum Place {
-    /// In the main table, at one of these metrics.
-    Main([u32; 2]),
+    /// In the main table, at one of these metrics, but not 0. Two are enough to switch; the third is
+    /// for the case that one of them is taken.
+    Main([u32; 3]),
     /// In our own table.
     Table,
 }
@@ -134,20 +124,34 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Whether the best foreign default is one that somebody meant to have the last word.
-    fn aside(&self, snapshot: &Snapshot, policy: &Policy) -> Option<Aside> {
-        let best = self.foreign.first()?;
-        let configured = !policy.uplinks.is_empty();
-        match best.single_hop() {
-            _ if best.kind == RouteKind::Refused => (!configured).then_some(Aside::Refused),
-            None => (!configured).then_some(Aside::Multipath),
-            Some(hop) => {
-                let link = snapshot.links.get(&hop.link)?;
-                let named =
-                    policy.uplinks.iter().any(|uplink| crate::discover::is_match(&uplink.matching, link));
-                (link.kind == LinkKind::Tunnel && !named).then_some(Aside::Tunnel)
+    /// Whether the best foreign default is one that somebody meant to have the last word: not one
+    /// that waits behind the metric of a `plain` one.
+    fn aside(&self, snapshot: &Snapshot, policy: &Policy, plain: Option<u32>) -> Option<Aside> {
+        let best = self.foreign.first().filter(|best| plain.is_none_or(|plain| best.metric <= plain))?;
+        meant(best, snapshot, policy)
+    }
+
+    /// The operations after which lookups go where they should, and whether there is no room for them.
+    fn lead(&self, placement: Placement, wanted: Option<&Wanted>) -> (Vec<Op>, Option<Aside>) {
+        // A pin that leads there already stays when others come to lead there, too: one of them may be
+        // gone for the moment of a renewal only.
+        let needed = |wanted: &&Wanted| !self.foreign_lead_to(&wanted.hop) || self.pinned_to(&wanted.hop);
+        let Some(wanted) = wanted.filter(needed) else { return (self.remove_all(), None) };
+        let ops = match self.placement(placement, wanted.below) {
+            // The way back from `table`: our rules go only when main leads where they do.
+            Some(Place::Main(free)) => self
+                .pin(wanted, TABLE_MAIN, free)
+                .map(|pin| [pin, self.remove_rules(), self.remove(TABLE_PIN)].concat()),
+            Some(Place::Table) => self
+                .pin(wanted, TABLE_PIN, [1, 2, 3])
+                .map(|pin| [pin, self.add_rules(), self.remove(TABLE_MAIN)].concat()),
+            None => {
+                // A pin that led elsewhere would be tended by nobody.
+                let leads = self.decides().is_some_and(|pin| *pin.hop() == wanted.hop);
+                return (if leads { Vec::new() } else { self.remove_all() }, Some(Aside::NoRoom));
             }
-        }
+        };
+        (ops.unwrap_or_default(), None)
     }
 
     /// Whether a lookup without our pin would go where it should.
@@ -166,6 +170,21 @@ impl<'a> Table<'a> {
         self.pins.iter().any(|pin| pin.hop() == hop && outranks(pin))
     }
 
+    /// The pin that lookups go by.
+    fn decides(&self) -> Option<&OwnRoute> {
+        let place = if self.in_table() { TABLE_PIN } else { TABLE_MAIN };
+        let best = self.pins.iter().filter(|pin| pin.table() == place).min_by_key(|pin| pin.metric());
+        best.filter(|pin| place == TABLE_PIN || self.lowest().is_none_or(|lowest| pin.metric() < lowest))
+    }
+
+    /// Whether a pin in our own table outranks the main table. A route that refuses is not suppressed
+    /// by our rules (`fib_rules_lookup` in net/core/fib_rules.c).
+    fn in_table(&self) -> bool {
+        self.rules.iter().any(|rule| rule.form() == RuleForm::Pin)
+            && self.pins.iter().any(|pin| pin.table() == TABLE_PIN)
+            && self.foreign.first().is_none_or(|best| best.kind != RouteKind::Refused)
+    }
+
     /// The lowest metric in the main table that a foreign default route stands at.
     fn lowest(&self) -> Option<u32> {
         self.foreign.first().map(|route| route.metric).into_iter().chain(self.shared).min()
@@ -174,23 +193,22 @@ impl<'a> Table<'a> {
     fn placement(&self, placement: Placement, below: Option<u32>) -> Option<Place> {
         let lowest = self.lowest().unwrap_or(USUAL_METRIC);
         let lowest = below.map_or(lowest, |below| lowest.min(below));
-        let main = has_room_below(lowest).then(|| Place::Main([lowest - 1, lowest - 2]));
-        // What outranks every metric already need not move because the metrics changed.
-        let in_table = self.rules.iter().any(|rule| rule.form() == RuleForm::Pin)
-            && self.pins.iter().any(|pin| pin.table() == TABLE_PIN);
+        let main = has_room_below(lowest).then(|| Place::Main([lowest - 1, lowest - 2, lowest - 3]));
         match placement {
             Placement::Main => main,
             Placement::Table => Some(Place::Table),
-            Placement::Auto if in_table => Some(Place::Table),
+            // What outranks every metric already need not move because the metrics changed.
+            Placement::Auto if self.in_table() => Some(Place::Table),
             Placement::Auto => main.or(Some(Place::Table)),
         }
     }
 
-    /// Makes the pin in `table` lead where it should: adds the new one before it deletes the old.
-    fn pin(&self, wanted: &Wanted, table: u32, free: [u32; 2]) -> Vec<Op> {
+    /// Makes the pin in `table` lead where it should: adds the new one before it deletes the old. None
+    /// if there is no such pin and none may be made: what stands, wherever, stays.
+    fn pin(&self, wanted: &Wanted, table: u32, free: [u32; 3]) -> Option<Vec<Op>> {
         let mut pins: Vec<&OwnRoute> = self.pins.iter().filter(|pin| pin.table() == table).collect();
         pins.sort_by_key(|pin| pin.metric());
-        let highest = free[0].max(free[1]);
+        let highest = free.into_iter().fold(1, u32::max);
         let fits = |pin: &OwnRoute| {
             *pin.hop() == wanted.hop
                 && pin.metric() <= highest
@@ -198,15 +216,20 @@ impl<'a> Table<'a> {
         };
         if let Some(good) = pins.iter().position(|pin| fits(pin)) {
             pins.remove(good);
-            return delete(pins);
+            return Some(delete(pins));
         }
         if wanted.keep_only {
-            return Vec::new();
+            return None;
         }
         // A crash between an add and a delete leaves two: the one that decides lookups stays longest.
         let decides = pins.first().copied();
         let spare: Vec<&OwnRoute> = pins.into_iter().skip(1).collect();
-        let metric = free.into_iter().find(|metric| decides.is_none_or(|pin| pin.metric() != *metric));
+        let is_free = |metric: &u32| {
+            *metric > 0
+                && wanted.taken.filter(|_| table == TABLE_MAIN) != Some(*metric)
+                && decides.is_none_or(|pin| pin.metric() != *metric)
+        };
+        let metric = free.into_iter().find(is_free);
         let new = OwnRoute::new(
             self.family,
             table,
@@ -217,7 +240,7 @@ impl<'a> Table<'a> {
         let mut ops = delete(spare);
         ops.push(Op::AddRoute(new));
         ops.extend(delete(decides.into_iter().collect()));
-        ops
+        Some(ops)
     }
 
     /// First everything of main but its defaults, then the pin: the other way round, the host's own
@@ -246,8 +269,27 @@ impl<'a> Table<'a> {
         self.rules.iter().filter(|rule| matches!(rule.form(), RuleForm::MainWithoutDefault | RuleForm::Pin))
     }
 
+    fn remove_all(&self) -> Vec<Op> {
+        [self.remove_rules(), self.remove(TABLE_PIN), self.remove(TABLE_MAIN)].concat()
+    }
+
     fn remove(&self, table: u32) -> Vec<Op> {
         self.pins.iter().filter(|pin| pin.table() == table).cloned().map(Op::DeleteRoute).collect()
+    }
+}
+
+/// Why a foreign default route is none that we outrank: somebody meant it.
+fn meant(route: &Route, snapshot: &Snapshot, policy: &Policy) -> Option<Aside> {
+    let configured = !policy.uplinks.is_empty();
+    match (route.kind, route.hops.as_slice()) {
+        (RouteKind::Refused, _) => (!configured).then_some(Aside::Refused),
+        (RouteKind::Other, _) => (!configured).then_some(Aside::Opaque),
+        (RouteKind::Unicast, [hop]) => {
+            let link = snapshot.links.get(&hop.link)?;
+            let named = policy.uplinks.iter().any(|uplink| crate::discover::is_match(&uplink.matching, link));
+            (link.kind == LinkKind::Tunnel && !named).then_some(Aside::Tunnel)
+        }
+        (RouteKind::Unicast, _) => (!configured).then_some(Aside::Multipath),
     }
 }
 
@@ -309,14 +351,31 @@ fn probe_ways(snapshot: &Snapshot, family: Family, ways: &[ProbeWay]) -> Vec<Op>
         .cloned()
         .map(Op::DeleteRule)
         .collect();
-    let delete_routes =
-        routes.iter().filter(|route| !wanted_routes.contains(route)).cloned().map(Op::DeleteRoute);
-    add_routes.chain(add_rules).chain(delete_rules).chain(delete_routes).collect()
+    // The route that decides lookups stays until the new one stands; the others are in its way.
+    let stale = routes.iter().filter(|route| !wanted_routes.contains(route));
+    let (last, spare): (Vec<&OwnRoute>, Vec<&OwnRoute>) =
+        stale.partition(|route| decides(&routes, route.table()) == Some(route));
+    delete(spare)
+        .into_iter()
+        .chain(add_routes)
+        .chain(add_rules)
+        .chain(delete_rules)
+        .chain(delete(last))
+        .collect()
 }
 
-/// Of the two metrics in a probe table the one that leads there already, or else the free one.
+/// The route that decides lookups in a probe table.
+fn decides(routes: &[OwnRoute], table: u32) -> Option<&OwnRoute> {
+    routes.iter().filter(|route| route.table() == table).min_by_key(|route| route.metric())
+}
+
+/// The metric in a probe table of the route that leads there already, or else the first that the one
+/// that decides there does not have.
 fn free_metric(routes: &[OwnRoute], way: &ProbeWay) -> u32 {
-    let mut here = routes.iter().filter(|route| route.table() == probe_table(way.hop.link));
-    let same = here.clone().find(|route| *route.hop() == way.hop && *route.attributes() == way.attributes);
-    same.map_or_else(|| if here.any(|route| route.metric() == 1) { 2 } else { 1 }, OwnRoute::metric)
+    let table = probe_table(way.hop.link);
+    let leads = |route: &&OwnRoute| {
+        route.table() == table && *route.hop() == way.hop && *route.attributes() == way.attributes
+    };
+    let taken = decides(routes, table).map(OwnRoute::metric);
+    routes.iter().find(leads).map_or(if taken == Some(1) { 2 } else { 1 }, OwnRoute::metric)
 }

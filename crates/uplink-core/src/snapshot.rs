@@ -294,6 +294,9 @@ pub struct Address {
     pub usable: bool,
     /// Deprecated or temporary: valid, but not to be preferred as a source.
     pub unpreferred: bool,
+    /// The kernel lays no route to its prefix (`IFA_F_NOPREFIXROUTE`); another program may have.
+    #[serde(default)]
+    pub no_prefix_route: bool,
 }
 
 /// A route.

@@ -247,8 +247,13 @@ pub enum Aside {
     Multipath,
     /// The best foreign default leads into a tunnel.
     Tunnel,
+    /// The best foreign default is of a kind that we cannot read: encapsulated, by a next-hop object
+    /// that is not spelled out, `throw`, `local`.
+    Opaque,
     /// Another program keeps undoing what we write; we try again later.
     Contest,
+    /// The kernel refuses what we write; we try again when something changes, or later.
+    Rejected,
     /// `placement = "main"`, and there is no free metric below the foreign defaults.
     NoRoom,
 }
@@ -259,7 +264,12 @@ impl fmt::Display for Aside {
             Self::Refused => "the best default route refuses packets, somebody meant it",
             Self::Multipath => "the best default route is multipath, somebody meant it",
             Self::Tunnel => "the best default route leads into a tunnel, somebody meant it",
+            Self::Opaque => {
+                "the best default route is encapsulated, by a next-hop object, or of another special kind, \
+                 somebody meant it"
+            }
             Self::Contest => "another program keeps undoing our route; trying again later",
+            Self::Rejected => "the kernel refuses our route; trying again when something changes, or later",
             Self::NoRoom => {
                 "no free metric below the other default routes; set placement = \"auto\" or \"table\", \
                  or raise their metrics to 3 or more"
@@ -346,6 +356,8 @@ pub enum Notice {
         /// What it said.
         outcome: Outcome,
     },
+    /// We end, and this operation did not help: what it should remove stays.
+    Left(Op),
     /// We stand aside in a family, or do so no longer.
     Aside {
         /// The family.
@@ -393,6 +405,7 @@ impl fmt::Display for Notice {
             Self::Refused { op, outcome: Outcome::Exists } => write!(f, "could not {op}: its place is taken"),
             Self::Refused { op, outcome: Outcome::Absent } => write!(f, "could not {op}: it is not there"),
             Self::Refused { op, outcome: Outcome::Done } => write!(f, "did {op}"),
+            Self::Left(op) => write!(f, "ending, and something of ours stays: tried in vain to {op}"),
             Self::Aside { family, aside: Some(aside) } => write!(f, "{family}: standing aside: {aside}"),
             Self::Aside { family, aside: None } => write!(f, "{family}: no longer standing aside"),
             Self::Asleep(span) => {

@@ -260,6 +260,7 @@ impl<'a> Subject<'a> {
             Notice::SetAside { uplink, family, .. } => ("set_aside", Some(uplink), Some(*family)),
             Notice::Wrote { op, .. } => ("wrote", None, Some(op.family())),
             Notice::Refused { op, .. } => ("refused", None, Some(op.family())),
+            Notice::Left(op) => ("left", None, Some(op.family())),
             Notice::Aside { family, .. } => ("aside", None, Some(*family)),
             Notice::Asleep(_) => ("asleep", None, None),
             Notice::Ready => ("ready", None, None),

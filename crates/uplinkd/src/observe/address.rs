@@ -36,6 +36,7 @@ pub(super) fn decode(payload: &[u8]) -> Result<Option<Address>, Malformed> {
         usable: !has(libc::IFA_F_DADFAILED) && (!has(libc::IFA_F_TENTATIVE) || has(libc::IFA_F_OPTIMISTIC)),
         // In IPv4 the bit of `temporary` means `secondary`.
         unpreferred: has(libc::IFA_F_DEPRECATED) || (own.is_ipv6() && has(libc::IFA_F_TEMPORARY)),
+        no_prefix_route: has(libc::IFA_F_NOPREFIXROUTE),
     }))
 }
 
@@ -85,6 +86,13 @@ mod tests {
         ] {
             let address = decoded(address, flags, Vec::new());
             assert_eq!((address.usable, address.unpreferred), (usable, unpreferred), "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_may_have_no_route_to_its_prefix() {
+        for (flags, expected) in [(AddressFlags::Noprefixroute, true), (AddressFlags::Permanent, false)] {
+            assert_eq!(decoded("10.0.0.1", flags, Vec::new()).no_prefix_route, expected);
         }
     }
 

@@ -16,6 +16,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("unreachable default as the last resort: it does not matter", last_resort),
         trial("unreachable default and configured uplinks: steered all the same", configured),
         trial("multipath default: the daemon stands aside until it is gone", multipath),
+        trial("default by a next-hop object that is not spelled out: left alone until it is gone", opaque),
         trial("default through a tun: left alone until it is gone", tunnel),
         trial("default through a tun that is not the best: it does not matter", worse_tunnel),
         trial("default dev X: no rival of a silent port, but of one without carrier", link_only),
@@ -100,6 +101,23 @@ fn multipath() -> Outcome {
     ])?;
     stands_aside(&scene, "multipath")?;
     scene.daemon.wait_for_log("why", since, SOON, |line| line.contains("is multipath"))?;
+    scene.write(&["route delete 0.0.0.0/0 metric 50", "route delete ::/0 metric 50"])?;
+    returns(&scene)?;
+    scene.finish()?;
+    Ok(())
+}
+
+fn opaque() -> Outcome {
+    let site = Site::new()?;
+    site.worker.give_pci("port", PCI)?;
+    site.worker.sysctl("net/ipv4/nexthop_compat_mode", "0")?;
+    site.worker.ip("nexthop add id 4 via 10.0.10.1 dev mgmt")?;
+    site.worker.ip("nexthop add id 6 via fe80::1 dev mgmt")?;
+    let scene = Scene::begin(site, BRISK)?;
+    scene.leads_to("port")?;
+    scene.write(&["route add 0.0.0.0/0 nhid 4 metric 50", "route add ::/0 nhid 6 metric 50"])?;
+    stands_aside(&scene, "opaque")?;
+    scene.leads_to("mgmt")?;
     scene.write(&["route delete 0.0.0.0/0 metric 50", "route delete ::/0 metric 50"])?;
     returns(&scene)?;
     scene.finish()?;

@@ -76,6 +76,7 @@ pub(super) enum Odd {
     Refused,
     Multipath,
     LinkOnly(LinkIndex),
+    Opaque,
 }
 
 /// A random sequence.
@@ -111,6 +112,7 @@ fn route_event() -> BoxedStrategy<Event> {
     let odd = prop_oneof![
         (0u8..1).prop_map(|_| Odd::Refused),
         (0u8..1).prop_map(|_| Odd::Multipath),
+        (0u8..1).prop_map(|_| Odd::Opaque),
         link().prop_map(Odd::LinkOnly),
     ];
     prop_oneof![
@@ -204,6 +206,7 @@ impl Event {
             }
             Self::Odd(Odd::Refused, family, metric) => bench.refuse(*family, *metric),
             Self::Odd(Odd::Multipath, family, metric) => bench.multipath(*family, *metric, &[PORT, MGMT]),
+            Self::Odd(Odd::Opaque, family, metric) => bench.opaque(*family, *metric),
             Self::Odd(Odd::LinkOnly(link), family, metric) => bench.link_default(*family, *metric, *link),
             Self::AdminDefaultsGo => bench.admin_defaults_go(),
             Self::Withdraw(link) => bench.router_withdraws(*link),

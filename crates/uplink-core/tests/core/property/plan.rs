@@ -1,23 +1,27 @@
 //! The plan alone, from any table to what is wanted.
 
 use proptest::collection::vec;
-use proptest::prelude::{Strategy, prop_oneof};
+use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::sample::select;
 use proptest::{prop_assert, prop_assert_eq, proptest};
 use uplink_core::event::Outcome;
-use uplink_core::own::{Op, OwnRoute, OwnRule, RuleForm, TABLE_PIN};
-use uplink_core::plan::{Wanted, plan};
+use uplink_core::own::{Op, OwnRoute, OwnRule, RuleForm, TABLE_PIN, probe_table};
+use uplink_core::plan::{ProbeWay, Wanted, plan};
 use uplink_core::policy::{Placement, Policy};
-use uplink_core::snapshot::{Attributes, Family, LinkIndex, Route, TABLE_MAIN, protocol};
+use uplink_core::snapshot::{Attributes, Family, LinkIndex, Prefix, Route, RouteKind, TABLE_MAIN, protocol};
+use uplink_core::status::Aside;
 
 use super::config;
 use crate::sim::kernel::Kernel;
-use crate::sim::site::{MGMT, PORT, default_route, worker};
+use crate::sim::lookup::{NoWay, Packet};
+use crate::sim::site::{MGMT, PORT, addresses, default_route, plain_default, worker};
 
 /// What stands in the table before.
 #[derive(Debug, Clone)]
 enum Standing {
     Foreign(LinkIndex, u32),
+    /// A default route that is no way anywhere.
+    Odd(RouteKind, u32),
     Pin(LinkIndex, u32, u32),
     /// Rules of ours, as somebody may have left them.
     Rules(Vec<RuleForm>),
@@ -28,6 +32,8 @@ fn standing() -> impl Strategy<Value = Standing> {
     let metric = || prop_oneof![1u32..6, 40u32..60];
     prop_oneof![
         (link(), metric()).prop_map(|(link, metric)| Standing::Foreign(link, metric)),
+        (select(vec![RouteKind::Refused, RouteKind::Other]), metric())
+            .prop_map(|(kind, metric)| Standing::Odd(kind, metric)),
         (link(), select(vec![TABLE_MAIN, TABLE_PIN]), metric())
             .prop_map(|(link, table, metric)| Standing::Pin(link, table, metric)),
         vec(select(vec![RuleForm::MainWithoutDefault, RuleForm::Pin]), 1..4).prop_map(Standing::Rules),
@@ -42,6 +48,9 @@ fn kernel(family: Family, standing: &[Standing]) -> Kernel {
             Standing::Foreign(link, metric) => {
                 let route = default_route(*link, family);
                 let _ = kernel.add_route(Route { metric: *metric, protocol: protocol::STATIC, ..route });
+            }
+            Standing::Odd(kind, metric) => {
+                let _ = kernel.add_route(Route { metric: *metric, kind: *kind, ..plain_default(family) });
             }
             Standing::Pin(link, table, metric) => {
                 let hop = default_route(*link, family).hops[0].clone();
@@ -69,34 +78,107 @@ proptest! {
         standing in vec(standing(), 0..8),
         to in select(vec![None, Some(PORT), Some(MGMT)]),
         placement in select(vec![Placement::Auto, Placement::Main, Placement::Table]),
+        keep_only in any::<bool>(),
+        plain in select(vec![None, Some(3), Some(50)]),
     ) {
         let mut kernel = kernel(family, &standing);
+        // Our rules do not suppress a route that refuses: in its own table the pin is in vain.
+        let refused = kernel.without_us().default_way(family) == Err(NoWay::Refused);
+        let placement = if refused && placement == Placement::Table { Placement::Auto } else { placement };
         let policy = Policy { placement, ..Policy::default() };
         let wanted = to.map(|link| Wanted {
             hop: default_route(link, family).hops[0].clone(),
             attributes: Attributes::default(),
-            keep_only: false,
+            keep_only,
             below: None,
+            plain,
+            taken: None,
         });
         let planned = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[]);
-        for op in &planned.ops {
+        for op in &planned.pin {
             let before = kernel.clone();
             prop_assert_eq!(kernel.carry_out(op), Outcome::Done, "{}", op);
             prop_assert_eq!(before.foreign(), kernel.foreign());
             let lost = before.default_way(family).is_ok() && kernel.default_way(family).is_err();
-            prop_assert!(!(lost && wanted.is_some()), "{} took the way", op);
+            // Where somebody meant that there is no way, there is none.
+            let meant = matches!(planned.aside, Some(Aside::Refused | Aside::Multipath | Aside::Tunnel | Aside::Opaque));
+            prop_assert!(!(lost && wanted.is_some() && !meant), "{} took the way", op);
+            prop_assert!(!(keep_only && matches!(op, Op::AddRoute(_))), "{} is not to be made", op);
             if let Op::AddRoute(route) = op && route.table() == TABLE_MAIN {
                 let mut foreign = kernel.foreign().0.into_iter();
                 prop_assert!(foreign.all(|other| other.metric > route.metric()), "{} is not below", op);
             }
         }
         let again = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[]);
-        prop_assert_eq!(&again.ops, &Vec::new());
-        if let (Some(wanted), None) = (wanted, planned.aside) {
-            prop_assert_eq!(kernel.default_way(family), Ok(wanted.hop));
+        prop_assert_eq!(&again.pin, &Vec::new());
+        if let Some(wanted) = wanted {
+            let leads = kernel.default_way(family) == Ok(wanted.hop);
+            match planned.aside {
+                None => prop_assert!(leads || keep_only),
+                Some(Aside::NoRoom) => prop_assert!(leads || !kernel.has_ours() || keep_only),
+                Some(_) => prop_assert!(!kernel.has_ours()),
+            }
         }
         if to.is_none() {
             prop_assert!(!kernel.has_ours());
         }
+    }
+}
+
+/// The way of a probe through a link to one of a few targets, by its gateway or another.
+fn way() -> impl Strategy<Value = (ProbeWay, u32)> {
+    (select(vec![PORT, MGMT]), 1u8..4, any::<bool>(), 1u32..5).prop_map(|(link, to, other, metric)| {
+        let [address] = addresses(link, Family::Ipv4).try_into().expect("it has one");
+        let mut hop = default_route(link, Family::Ipv4).hops[0].clone();
+        if other {
+            hop.gateway = Some(address.prefix.address);
+        }
+        let to = Prefix::host([203, 0, 113, to].into());
+        let from = Prefix::host(address.prefix.address);
+        (ProbeWay { hop, attributes: Attributes::default(), from, to }, metric)
+    })
+}
+
+proptest! {
+    #![proptest_config(config(2048))]
+
+    /// Whatever an earlier process left of the ways of its probes: no operation fails, a second plan
+    /// finds nothing to do, and what is wanted stands alone.
+    #[test]
+    fn leads_probes_from_any_table(
+        standing in vec((way(), any::<bool>()), 0..8),
+        wanted in vec(way(), 0..6),
+    ) {
+        let mut kernel = kernel(Family::Ipv4, &[]);
+        for ((way, metric), rule) in &standing {
+            let (table, link) = (probe_table(way.hop.link), way.hop.link);
+            let route = OwnRoute::new(Family::Ipv4, table, *metric, way.hop.clone(), Attributes::default());
+            let _ = kernel.carry_out(&Op::AddRoute(route));
+            let form = RuleForm::Probe { from: way.from, to: way.to, link };
+            if *rule {
+                let _ = kernel.carry_out(&Op::AddRule(OwnRule::new(Family::Ipv4, form)));
+            }
+        }
+        // A path has one gateway.
+        let mut ways: Vec<ProbeWay> = Vec::new();
+        for (way, _) in wanted {
+            if ways.iter().all(|other| other.hop.link != way.hop.link || other.hop == way.hop) {
+                ways.push(way);
+            }
+        }
+        let policy = Policy::default();
+        let planned = plan(&kernel.snapshot(), &policy, Family::Ipv4, None, &ways);
+        prop_assert_eq!(&planned.pin, &Vec::new());
+        for op in &planned.ways {
+            prop_assert_eq!(kernel.carry_out(op), Outcome::Done, "{}", op);
+        }
+        let again = plan(&kernel.snapshot(), &policy, Family::Ipv4, None, &ways);
+        prop_assert_eq!(&again.ways, &Vec::new());
+        for way in &ways {
+            let (from, bound) = (Some(way.from.address), Some(way.hop.link));
+            let led = kernel.lookup(Packet { to: way.to.address, from, bound });
+            prop_assert_eq!(led, Ok(way.hop.clone()));
+        }
+        prop_assert!(!ways.is_empty() || !kernel.has_ours());
     }
 }

@@ -1,11 +1,11 @@
 //! Default routes that somebody meant.
 
-use uplink_core::snapshot::{Family, LinkIndex, LinkKind};
+use uplink_core::snapshot::{Family, LinkIndex, LinkKind, Prefix, Route, protocol};
 use uplink_core::status::Aside;
 
 use crate::sim::bench::Bench;
 use crate::sim::secs;
-use crate::sim::site::{MGMT, PORT, link, plain_default, steered_worker, worker};
+use crate::sim::site::{MGMT, PORT, default_route, link, plain_default, steered_worker, worker};
 
 const TUNNEL: LinkIndex = LinkIndex(9);
 
@@ -20,7 +20,8 @@ fn tunnel(bench: &mut Bench) {
 #[test]
 fn they_are_left_alone_and_the_pin_goes() {
     type Lay = fn(&mut Bench);
-    let cases: [(Aside, Lay); 3] = [
+    let cases: [(Aside, Lay); 4] = [
+        (Aside::Opaque, |bench| bench.opaque(Family::Ipv4, 1)),
         (Aside::Refused, |bench| bench.refuse(Family::Ipv4, 1)),
         (Aside::Multipath, |bench| bench.multipath(Family::Ipv4, 1, &[PORT, MGMT])),
         (Aside::Tunnel, tunnel),
@@ -41,6 +42,70 @@ fn they_are_left_alone_and_the_pin_goes() {
         bench.run(secs(60));
         bench.assert_way(PORT);
         assert_eq!(bench.family(Family::Ipv4).aside, None);
+    }
+}
+
+/// A worker whose port has no default route in IPv4 (DHCP option 121), with the pin on it.
+fn without_default_of_the_port(metric_of_management: u32) -> Bench {
+    let mut bench = steered_worker();
+    let destination = Prefix::host([169, 254, 99, 100].into());
+    let named = Route { destination, ..default_route(PORT, Family::Ipv4) };
+    bench.kernel.add_route(named).expect("it is laid");
+    let ports = default_route(PORT, Family::Ipv4);
+    bench.forget_routes(|route| *route == ports);
+    bench.remetric(MGMT, Family::Ipv4, metric_of_management);
+    bench
+}
+
+#[test]
+fn an_opaque_one_that_is_not_the_best_is_outranked_like_any_other() {
+    let mut bench = worker();
+    bench.opaque(Family::Ipv4, 60);
+    bench.start();
+    bench.run(secs(5));
+    bench.assert_way(PORT);
+    bench.remetric(MGMT, Family::Ipv4, 1000);
+    bench.run(secs(5));
+    bench.assert_way(PORT);
+    // The pin is moved, to another gateway's attributes for instance, without getting behind it.
+    bench.silence(PORT);
+    bench.run(secs(5));
+    bench.assert_way(MGMT);
+}
+
+#[test]
+fn one_that_is_the_best_only_while_another_is_renewed_is_no_reason_to_stand_aside() {
+    type Lay = fn(&mut Bench);
+    let last_resorts: [Lay; 3] = [
+        |bench| bench.refuse(Family::Ipv4, 4_278_198_272),
+        |bench| bench.multipath(Family::Ipv4, 3000, &[PORT, MGMT]),
+        |bench| {
+            tunnel(bench);
+            bench
+                .forget_routes(|route| route.is_default() && route.hops.iter().any(|hop| hop.link == TUNNEL));
+            bench.link_default(Family::Ipv4, 3000, TUNNEL);
+        },
+    ];
+    for lay in last_resorts {
+        // At metric 2 the pin stands in its own table.
+        for metric in [50, 2] {
+            let mut bench = without_default_of_the_port(metric);
+            lay(&mut bench);
+            bench.run(secs(5));
+            assert_eq!(bench.way(Family::Ipv4), Some(PORT));
+            bench.defaults_go(MGMT);
+            bench.run(secs(2));
+            assert_eq!(bench.way(Family::Ipv4), Some(PORT), "metric {metric}: {:#?}", bench.kernel);
+            assert_eq!(bench.family(Family::Ipv4).aside, None);
+            let _ = bench.kernel.add_route(Route { metric, ..default_route(MGMT, Family::Ipv4) });
+            bench.run(secs(5));
+            assert_eq!(bench.way(Family::Ipv4), Some(PORT));
+
+            bench.forget_routes(|route| route.protocol == protocol::STATIC);
+            bench.refuse(Family::Ipv4, 1);
+            bench.run(secs(5));
+            assert_eq!(bench.family(Family::Ipv4).aside, Some(Aside::Refused), "now it is the best");
+        }
     }
 }
 
@@ -73,9 +138,9 @@ fn a_default_without_gateway_is_judged_by_its_link_and_comes_last() {
 #[test]
 fn the_unreachable_default_of_an_old_kernel_is_nobodys_wish() {
     let mut bench = steered_worker();
-    let route = uplink_core::snapshot::Route {
+    let route = Route {
         kind: uplink_core::snapshot::RouteKind::Refused,
-        protocol: uplink_core::snapshot::protocol::KERNEL,
+        protocol: protocol::KERNEL,
         metric: u32::MAX,
         ..plain_default(Family::Ipv6)
     };

@@ -2,13 +2,13 @@
 
 use uplink_core::own::{OwnRoute, TABLE_PIN};
 use uplink_core::policy::{Placement, Policy};
-use uplink_core::snapshot::{Attributes, Family, Route, TABLE_MAIN};
-use uplink_core::status::Aside;
+use uplink_core::snapshot::{Attributes, Family, LinkIndex, Route, TABLE_MAIN};
+use uplink_core::status::{Aside, Notice};
 
 use crate::sim::bench::Bench;
 use crate::sim::kernel::Errno;
-use crate::sim::secs;
 use crate::sim::site::{MGMT, PORT, addresses, default_route, steered_worker, worker};
+use crate::sim::{ms, secs};
 
 fn pin(bench: &Bench, family: Family) -> OwnRoute {
     match bench.kernel.pins(family).as_slice() {
@@ -84,6 +84,48 @@ fn losing_the_room_in_main_takes_no_way_from_anybody() {
 }
 
 #[test]
+fn without_room_no_pin_is_left_that_leads_elsewhere() {
+    let mut bench = with_metric(2, Placement::Auto);
+    assert_eq!(pin(&bench, Family::Ipv4).table(), TABLE_PIN);
+    bench.policy.placement = Placement::Main;
+    bench.configure(bench.policy.clone());
+    bench.run(secs(1));
+    assert_eq!(bench.family(Family::Ipv4).aside, Some(Aside::NoRoom));
+    bench.assert_way(PORT);
+    // A third uplink takes over, which is not the one that the host's own routes lead to.
+    let third = LinkIndex(5);
+    bench.plug(third, "third");
+    bench.lease(third);
+    bench.silence(MGMT);
+    bench.run(secs(5));
+    bench.silence(PORT);
+    bench.run(secs(5));
+    assert_eq!(bench.family(Family::Ipv4).elected.as_deref(), Some("third"));
+    assert_eq!(bench.family(Family::Ipv4).aside, Some(Aside::NoRoom));
+    assert!(!bench.kernel.has_ours(), "a pin to a dead path is tended by nobody");
+}
+
+#[test]
+fn a_broken_path_loses_no_pin_because_the_placement_changed() {
+    let mut bench = with_metric(50, Placement::Table);
+    // Nothing but the pin leads anywhere, and the elected path's gateway is not on its link any more.
+    bench.silence(MGMT);
+    bench.forget_routes(|route| route.is_default() && route.family == Family::Ipv4);
+    bench.run(secs(2));
+    assert_eq!(bench.way(Family::Ipv4), Some(PORT));
+    bench.kernel.set_carrier(MGMT, false);
+    bench.kernel.set_carrier(PORT, false);
+    bench.run(secs(2));
+    bench.policy.placement = Placement::Main;
+    bench.configure(bench.policy.clone());
+    bench.run(secs(2));
+    assert_eq!(bench.way(Family::Ipv4), Some(PORT), "{:#?}", bench.kernel.routes);
+    bench.kernel.set_carrier(PORT, true);
+    bench.run(secs(5));
+    assert_eq!(pin(&bench, Family::Ipv4).table(), TABLE_MAIN);
+}
+
+#[test]
 fn placement_table_leaves_main_alone() {
     let mut bench = with_metric(50, Placement::Table);
     bench.assert_way(PORT);
@@ -99,16 +141,77 @@ fn placement_table_leaves_main_alone() {
     }
 }
 
+/// Notices of this sort since the beginning.
+fn told(bench: &Bench, sort: impl Fn(&Notice) -> bool) -> usize {
+    bench.notices.iter().filter(|(_, notice)| sort(notice)).count()
+}
+
 #[test]
 fn refused_rules_are_not_tried_for_ever_at_full_speed() {
     let mut bench = worker();
     bench.kernel.refuse_rules = Some(Errno(95));
     bench.policy.placement = Placement::Table;
     bench.start();
-    bench.run(secs(60));
-    assert!(bench.writes() < 400, "{} writes", bench.writes());
-    assert_eq!(bench.family(Family::Ipv4).aside, Some(Aside::Contest));
+    bench.run(secs(600));
+    assert!(bench.writes() < 60, "{} writes", bench.writes());
+    assert_eq!(bench.family(Family::Ipv4).aside, Some(Aside::Rejected));
+    assert_eq!(told(&bench, |notice| matches!(notice, Notice::Refused { .. })), 2, "one in each family");
+    assert_eq!(told(&bench, |notice| matches!(notice, Notice::Aside { .. })), 2, "one in each family");
     bench.assert_way(MGMT);
+
+    // The kernel has changed its mind; anything that happens is a reason to try again.
+    bench.kernel.refuse_rules = None;
+    bench.remetric(MGMT, Family::Ipv4, 60);
+    bench.run(secs(2));
+    bench.assert_way(PORT);
+    assert_eq!(bench.family(Family::Ipv4).aside, None);
+}
+
+#[test]
+fn what_is_refused_is_laid_at_once_when_the_reason_is_gone() {
+    let mut bench = worker();
+    bench.kernel.refuse_tables.insert(TABLE_MAIN, Errno(101));
+    bench.start();
+    bench.run(secs(2));
+    assert_eq!(bench.family(Family::Ipv4).aside, Some(Aside::Rejected));
+    bench.kernel.refuse_tables.clear();
+    let port = addresses(PORT, Family::Ipv4)[0].clone();
+    bench.kernel.remove_address(&port);
+    bench.lease(PORT);
+    let after = bench.until(secs(5), |bench| bench.leaves_by(PORT)).expect("it is laid");
+    assert!(after <= ms(200), "{after:?}");
+}
+
+#[test]
+fn a_taken_metric_is_stepped_over() {
+    for metric in [60, 4] {
+        let mut bench = worker();
+        bench.remetric(MGMT, Family::Ipv4, metric);
+        bench.kernel.unseen.insert((Family::Ipv4, metric - 1));
+        let unseen = Route { metric: metric - 1, ..default_route(MGMT, Family::Ipv4) };
+        bench.kernel.add_route(unseen).expect("it is laid");
+        bench.start();
+        bench.run(secs(5));
+        bench.assert_way(PORT);
+        assert_eq!(pin(&bench, Family::Ipv4).metric(), metric - 2);
+        bench.silence(PORT);
+        bench.run(secs(5));
+        bench.assert_way(MGMT);
+        bench.revive(PORT);
+        bench.run(secs(60));
+        bench.assert_way(PORT);
+        assert_eq!(bench.family(Family::Ipv4).aside, None);
+    }
+}
+
+#[test]
+fn a_stop_ends_though_something_cannot_be_deleted() {
+    let mut bench = steered_worker();
+    bench.kernel.undeletable = true;
+    let writes = bench.writes();
+    bench.stop();
+    assert_eq!(bench.writes() - writes, 6, "three rounds in two families");
+    assert_eq!(told(&bench, |notice| matches!(notice, Notice::Left(_))), 2, "one in each family");
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
+use uplink_core::event::Outcome;
+use uplink_core::own::{Op, OwnRoute, probe_table};
 use uplink_core::policy::{Match, Mode, Need, Policy, Target, UplinkPolicy};
-use uplink_core::snapshot::{Family, Route, protocol};
+use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, Route, protocol};
 use uplink_core::status::{Cause, Health, Reason};
 
 use crate::sim::bench::Bench;
@@ -18,6 +20,15 @@ const WEB: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 3));
 /// A worker whose port, and management too if so, have these targets.
 fn with_targets(need: Need, targets: &[IpAddr], management: bool) -> Bench {
     let mut bench = worker();
+    bench.policy = policy(need, targets, management);
+    bench.world.targets.extend(targets);
+    bench.start();
+    bench.run(secs(30));
+    bench.assert_way(PORT);
+    bench
+}
+
+fn policy(need: Need, targets: &[IpAddr], management: bool) -> Policy {
     let uplink = |name: &str, interface: &str, tier, asked: &[IpAddr]| UplinkPolicy {
         name: name.to_owned(),
         matching: Match::Interface(interface.to_owned()),
@@ -29,12 +40,7 @@ fn with_targets(need: Need, targets: &[IpAddr], management: bool) -> Bench {
     };
     let behind = if management { targets } else { &[] };
     let uplinks = vec![uplink("port", "ens1f0np0", 1, targets), uplink("board", "eno1", 2, behind)];
-    bench.policy = Policy { uplinks, ..Policy::default() };
-    bench.world.targets.extend(targets);
-    bench.start();
-    bench.run(secs(30));
-    bench.assert_way(PORT);
-    bench
+    Policy { uplinks, ..Policy::default() }
 }
 
 fn upstream(bench: &Bench) -> bool {
@@ -234,4 +240,46 @@ fn an_observer_takes_targets_that_it_cannot_ask_to_be_well() {
     bench.kernel.add_route(Route { metric: 500, ..route }).expect("its place is free");
     bench.run(secs(30));
     assert_eq!(bench.path("board", Family::Ipv4).map(|path| path.health), Some(Health::Up));
+}
+
+fn probe_route(link: LinkIndex, metric: u32) -> OwnRoute {
+    let hop = Hop { gateway: Some([10, 0, 120, 77].into()), link };
+    OwnRoute::new(Family::Ipv4, probe_table(link), metric, hop, Attributes::default())
+}
+
+#[test]
+fn a_refused_way_to_them_keeps_no_pin() {
+    let mut bench = worker();
+    bench.kernel.refuse_tables.insert(probe_table(PORT), Errno(101));
+    bench.policy = policy(Need::Any, &[NEAR], false);
+    bench.world.targets.insert(NEAR);
+    bench.start();
+    bench.run(secs(30));
+    bench.assert_way(PORT);
+    assert_eq!(bench.family(Family::Ipv4).aside, None);
+    for _ in 0..3 {
+        bench.pins_go();
+        let after = bench.until(secs(1), |bench| bench.leaves_by(PORT)).expect("it is laid again");
+        assert!(after <= ms(1), "{after:?}");
+        bench.run(secs(3));
+    }
+    bench.run(secs(600));
+    assert!(bench.writes() < 60, "{} writes", bench.writes());
+}
+
+#[test]
+fn what_an_earlier_process_left_in_a_probes_table_is_in_nobodys_way() {
+    let mut bench = worker();
+    for metric in [1, 2, 7] {
+        let done = bench.kernel.carry_out(&Op::AddRoute(probe_route(PORT, metric)));
+        assert_eq!(done, Outcome::Done);
+    }
+    bench.policy = policy(Need::Any, &[NEAR], false);
+    bench.world.targets.insert(NEAR);
+    bench.start();
+    bench.run(secs(30));
+    let probed = bench.path("port", Family::Ipv4).expect("it is shown").targets;
+    assert_eq!(probed.iter().map(|target| target.answers).collect::<Vec<_>>(), [Some(true)]);
+    let failed = bench.operations.iter().filter(|(_, _, outcome)| *outcome != Outcome::Done);
+    assert_eq!(failed.count(), 0, "{:#?}", bench.operations);
 }

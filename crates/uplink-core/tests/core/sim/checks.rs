@@ -3,7 +3,7 @@
 use uplink_core::Core;
 use uplink_core::event::Outcome;
 use uplink_core::own::Op;
-use uplink_core::snapshot::{Family, LinkIndex, Route, RouteKind, Snapshot, TABLE_MAIN, protocol};
+use uplink_core::snapshot::{Family, LinkIndex, Route, Snapshot, TABLE_MAIN, protocol};
 use uplink_core::status::{Cause, Health, Reason};
 use uplink_core::time::Instant;
 
@@ -42,8 +42,8 @@ pub(crate) fn operation(bench: &Bench, before: &Kernel, op: &Op, outcome: &Outco
     let (now, after) = (bench.now, &bench.kernel);
     assert_eq!(before.foreign(), after.foreign(), "{now}: {op} changed what is not ours");
     let family = op.family();
-    // A default route that refuses is somebody's wish: what was above it goes.
-    let meant = after.without_us().default_way(family) == Err(NoWay::Refused);
+    // A default route that refuses, or a special one, is somebody's wish: what was above it goes.
+    let meant = matches!(after.without_us().default_way(family), Err(NoWay::Refused | NoWay::Opaque));
     let seen = foreign_defaults(&bench.seen, family).eq(foreign_defaults(&before.snapshot(), family));
     let lost = before.default_way(family).is_ok() && after.default_way(family).is_err();
     if lost && seen && !meant && !bench.stopping {
@@ -136,7 +136,6 @@ fn foreign_defaults(seen: &Snapshot, family: Family) -> impl Iterator<Item = &Ro
             && route.table == TABLE_MAIN
             && route.is_default()
             && route.tos == 0
-            && route.kind != RouteKind::Other
             && route.protocol != protocol::UPLINKD
     })
 }

@@ -39,6 +39,13 @@ pub(crate) struct Kernel {
     pub(crate) failed: BTreeSet<(LinkIndex, IpAddr)>,
     /// The answer to every rule that is added, where rules are not wanted or not built in.
     pub(crate) refuse_rules: Option<Errno>,
+    /// The answer to every route of ours that is added in one of these tables.
+    pub(crate) refuse_tables: BTreeMap<u32, Errno>,
+    /// Our routes cannot be deleted: they are not found, as if somebody had laid them over a next-hop
+    /// object.
+    pub(crate) undeletable: bool,
+    /// Routes at these places of the main table are not seen.
+    pub(crate) unseen: BTreeSet<(Family, u32)>,
     /// Counts changes, so that an observer knows when to look.
     pub(crate) changes: u64,
 }
@@ -62,7 +69,8 @@ impl Kernel {
     /// What an observer reports: of the routes only those that matter to the decision.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let matters = |route: &&Route| {
-            route.is_default() || route.protocol == protocol::UPLINKD || route.names_gateway()
+            !self.unseen.contains(&(route.family, route.metric))
+                && (route.is_default() || route.protocol == protocol::UPLINKD || route.names_gateway())
         };
         Snapshot {
             links: self.links.clone(),
@@ -101,7 +109,11 @@ impl Kernel {
     /// Carries out one of our operations.
     pub(crate) fn carry_out(&mut self, op: &Op) -> Outcome {
         let done = match op {
-            Op::AddRoute(route) => self.add_route(as_route(route)),
+            Op::AddRoute(route) => match self.refuse_tables.get(&route.table()) {
+                Some(errno) => Err(*errno),
+                None => self.add_route(as_route(route)),
+            },
+            Op::DeleteRoute(_) if self.undeletable => Err(ESRCH),
             Op::DeleteRoute(route) => self.delete_route(&as_route(route)),
             Op::AddRule(rule) => self.add_rule(as_rule(rule)),
             Op::DeleteRule(rule) => self.delete_rule(&as_rule(rule)),
@@ -254,10 +266,10 @@ impl Kernel {
         let link_local = matches!(gateway, IpAddr::V6(address) if address.is_unicast_link_local());
         route.attributes.onlink
             || link_local
-            || self
-                .addresses
-                .iter()
-                .any(|address| address.link == hop.link && address.prefix.contains(gateway))
+            || self.addresses.iter().any(|address| {
+                let connected = address.link == hop.link && !address.no_prefix_route;
+                connected && address.prefix.contains(gateway)
+            })
     }
 }
 

@@ -13,6 +13,8 @@ pub(crate) enum NoWay {
     NoRoute,
     /// A route refuses it.
     Refused,
+    /// It has one, but we cannot tell which.
+    Opaque,
 }
 
 /// A packet that asks for its way.
@@ -40,7 +42,8 @@ impl Kernel {
         for rule in self.rules.iter().filter(|rule| rule.family == family && matches(rule, packet)) {
             let Some(table) = rule.table else { continue };
             let Some((length, answer)) = self.table_lookup(family, table, packet) else { continue };
-            let suppressed = answer.is_ok() && rule.suppress_prefix_length.is_some_and(|most| length <= most);
+            let suppressed = answer != Err(NoWay::Refused)
+                && rule.suppress_prefix_length.is_some_and(|most| length <= most);
             if !suppressed {
                 return answer;
             }
@@ -96,7 +99,7 @@ fn way(route: &Route, fits: impl Fn(LinkIndex) -> bool) -> Result<Hop, NoWay> {
     match route.kind {
         RouteKind::Unicast => route.hops.iter().find(|hop| fits(hop.link)).cloned().ok_or(NoWay::NoRoute),
         RouteKind::Refused => Err(NoWay::Refused),
-        RouteKind::Other => Err(NoWay::NoRoute),
+        RouteKind::Other => Err(NoWay::Opaque),
     }
 }
 

@@ -72,6 +72,11 @@ impl Bench {
         let _ = self.kernel.add_route(Route { metric, kind: RouteKind::Refused, ..plain_default(family) });
     }
 
+    /// Somebody lays a default route that we cannot read: encapsulated, or by a next-hop object.
+    pub(crate) fn opaque(&mut self, family: Family, metric: u32) {
+        let _ = self.kernel.add_route(Route { metric, kind: RouteKind::Other, ..plain_default(family) });
+    }
+
     /// Somebody lays a default route over several hops.
     pub(crate) fn multipath(&mut self, family: Family, metric: u32, links: &[LinkIndex]) {
         let hops = links.iter().flat_map(|link| default_route(*link, family).hops);

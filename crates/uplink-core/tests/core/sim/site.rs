@@ -89,6 +89,7 @@ pub(crate) fn addresses(link: LinkIndex, family: Family) -> Vec<Address> {
         link_local,
         usable: true,
         unpreferred: false,
+        no_prefix_route: false,
     };
     match family {
         Family::Ipv4 => vec![address(IpAddr::from([10, 0, net, 11]), 24, false)],

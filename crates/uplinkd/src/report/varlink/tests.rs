@@ -280,7 +280,16 @@ fn every_word() -> Vec<Status> {
         Reason::Preferred,
         Reason::FirstToAnswer,
     ];
-    let asides = [Aside::Refused, Aside::Multipath, Aside::Tunnel, Aside::Contest, Aside::NoRoom].map(Some);
+    let asides = [
+        Aside::Refused,
+        Aside::Multipath,
+        Aside::Tunnel,
+        Aside::Opaque,
+        Aside::Contest,
+        Aside::Rejected,
+        Aside::NoRoom,
+    ]
+    .map(Some);
     let healths = [Cause::Link, Cause::Address, Cause::Gateway, Cause::Upstream, Cause::Shared]
         .map(Health::Down)
         .into_iter()
