@@ -2,16 +2,19 @@
 //! it out, and what the script named as its limits.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 use uplink_core::snapshot::{Family, TABLE_MAIN, protocol};
 use uplink_core::time::Instant;
-use uplink_lab::{Change, End, Fault, PciFunction, Site, now, pass};
+use uplink_lab::{Change, End, Fault, PciFunction, Route, Site, now, pass};
 
 use crate::lifecycle::end;
-use crate::scene::{BRISK, Outcome, PATIENCE, PCI, SOON, Scene, defaults, site_with_metrics, trial};
+use crate::scene::{
+    BRISK, INTERNET, Outcome, PATIENCE, PCI, SOON, Scene, defaults, site_with_metrics, trial,
+};
 use crate::{aside, boot, links, uplinks};
 
 /// What the port without configuration is called.
@@ -73,6 +76,16 @@ fn round_trip(scene: &Scene) -> Outcome {
     Ok(())
 }
 
+/// Nothing is laid again without a reason.
+fn writes_nothing(scene: &Scene) -> Outcome {
+    // What is written already is told a moment later.
+    scene.stays(PATIENCE / 10)?;
+    let since = now();
+    scene.stays(PATIENCE)?;
+    assert_eq!(scene.writes(since), []);
+    Ok(())
+}
+
 fn seed_defect_01_big_table() -> Outcome {
     let site = site_with_metrics(101, 100)?;
     let mut lines = String::new();
@@ -85,9 +98,7 @@ fn seed_defect_01_big_table() -> Outcome {
     site.worker.ip_batch(&lines)?;
     let scene = Scene::begin(site, BRISK)?;
     scene.leads_to("port")?;
-    let since = now();
-    scene.stays(PATIENCE)?;
-    assert_eq!(scene.writes(since), []);
+    writes_nothing(&scene)?;
     round_trip(&scene)?;
     scene.finish()?;
     Ok(())
@@ -146,7 +157,7 @@ fn seed_defect_04a_ratchet() -> Outcome {
     for signal in RESTARTS {
         restart(&mut scene, signal)?;
         for family in Family::ALL {
-            let below = |pins: &[uplink_lab::Route]| matches!(pins, [pin] if pin.metric == 99);
+            let below = |pins: &[Route]| matches!(pins, [pin] if pin.metric == 99);
             scene.pinned(family, "one pin right below management", below)?;
         }
     }
@@ -204,12 +215,12 @@ fn seed_defect_05_place_taken() -> Outcome {
             [(Family::Ipv4, "0.0.0.0/0", "10.0.10.1"), (Family::Ipv6, "::/0", "fe80::1")]
         {
             let metric = scene.pins(family)?.first().ok_or("no pin")?.metric;
-            // Whoever lays the pin again between the two is told that it exists.
+            // Whoever lays the pin again just now is told that the place is taken, or loses it.
             scene.write(&[
                 format!("route delete {all} proto 117 metric {metric}"),
-                format!("route add {all} via {gateway} dev mgmt proto 16 metric {metric}"),
+                format!("route replace {all} via {gateway} dev mgmt proto 16 metric {metric}"),
             ])?;
-            let below = |pins: &[uplink_lab::Route]| matches!(pins, [pin] if pin.metric < metric);
+            let below = |pins: &[Route]| matches!(pins, [pin] if pin.metric < metric);
             scene.pinned(family, "the pin below", below)?;
         }
         scene.leads_to("port")?;
@@ -231,11 +242,16 @@ fn seed_defect_06_tried_again() -> Outcome {
         "{BRISK}[[uplink]]\nname = \"dpu\"\nmatch = {{ interface = \"port\" }}\ngateway = [\"10.0.120.1\"]\n"
     );
     let scene = Scene::begin(site, &toml)?;
-    let refused = |line: &str| line.contains("refused") || line.contains("failed");
+    let refused = |line: &str| line.contains("the kernel refused to add ipv4 default via 10.0.120.1");
     scene.daemon.wait_for_log("that it was refused", Instant::BOOT, SOON, refused)?;
-    scene.stays(PATIENCE)?;
+    pass(PATIENCE);
+    assert_eq!(scene.way_to(INTERNET[0]).as_deref(), Some("mgmt"));
     scene.write(&[format!("route add {subnet}")])?;
     scene.leads_to("port")?;
+    let pin = |pins: &[Route]| matches!(pins, [pin] if pin.interface.as_deref() == Some("port"));
+    scene.pinned(Family::Ipv4, "the pin", pin)?;
+    scene.until("no longer aside", || Ok(scene.status_of(Family::Ipv4, "aside")?.is_null()))?;
+    round_trip(&scene)?;
     scene.finish_among()?;
     Ok(())
 }
@@ -288,11 +304,7 @@ fn seed_defect_09_destination() -> Outcome {
         "route add 2001:db8:ffff::/64 via fe80::1 dev port proto ra metric 101",
     ])?;
     scene.leads_to("port")?;
-    for (family, gateway) in Family::ALL.into_iter().zip(["10.0.120.1", "fe80::1"]) {
-        let gateway: std::net::IpAddr = gateway.parse()?;
-        let right = |pins: &[uplink_lab::Route]| matches!(pins, [pin] if pin.gateway == Some(gateway));
-        scene.pinned(family, "by the gateway", right)?;
-    }
+    pinned_by_gateway(&scene)?;
     scene.finish_among()?;
     Ok(())
 }
@@ -333,10 +345,10 @@ fn seed_defect_11c_some_answers() -> Outcome {
 }
 
 fn seed_defect_12_addresses() -> Outcome {
+    const DYNAMIC: &str = "dev port valid_lft 600 preferred_lft 600";
     // What a site comes with is static.
     let scene = Scene::configured(BRISK)?;
-    let since = now();
-    const DYNAMIC: &str = "dev port valid_lft 600 preferred_lft 600";
+    writes_nothing(&scene)?;
     scene.write(&[
         format!("address add 10.0.120.7/24 {DYNAMIC}"),
         format!("address add 10.0.120.8/24 {DYNAMIC}"),
@@ -344,16 +356,15 @@ fn seed_defect_12_addresses() -> Outcome {
         format!("address add fd00:120::8/64 {DYNAMIC} nodad"),
         format!("address change 10.0.120.2/24 {DYNAMIC}"),
     ])?;
-    scene.stays(PATIENCE)?;
-    assert_eq!(scene.writes(since), []);
+    writes_nothing(&scene)?;
     round_trip(&scene)?;
     scene.finish_among()?;
     Ok(())
 }
 
 fn seed_defect_13_similar_name() -> Outcome {
-    let site = site_with_metrics(101, 100)?;
-    // The first that a search for `port` would find.
+    let site = Site::builder().without_port().build()?;
+    // The first that a search for `port` would find, with the best default route.
     site.worker.ip_batch(
         "link add port.7 type veth peer name other\n\
          link set other up\n\
@@ -362,15 +373,27 @@ fn seed_defect_13_similar_name() -> Outcome {
          route add 0.0.0.0/0 via 10.0.7.1 dev port.7 metric 50\n\
          route add ::/0 via fe80::77 dev port.7 metric 50\n",
     )?;
-    let scene = Scene::begin(site, BRISK)?;
+    site.plug(&site.port)?;
+    site.lay_addresses(&site.port, "port")?;
+    site.lay_default(&site.port, "port", 101)?;
+    let named = "[[uplink]]\nname = \"fast\"\nmatch = { interface = \"port\" }\n";
+    let scene = Scene::begin(site, &format!("{BRISK}{named}"))?;
     scene.leads_to("port")?;
-    for (family, gateway) in Family::ALL.into_iter().zip(["10.0.120.1", "fe80::1"]) {
-        let gateway: std::net::IpAddr = gateway.parse()?;
-        let right = |pins: &[uplink_lab::Route]| matches!(pins, [pin] if pin.gateway == Some(gateway) && pin.metric < 50);
-        scene.pinned(family, "by the port's gateway", right)?;
-    }
+    assert_eq!(scene.uplink("fast")?["interface"], "port");
+    pinned_by_gateway(&scene)?;
     round_trip(&scene)?;
     scene.finish()?;
+    Ok(())
+}
+
+/// The pins lead to the gateway of the port.
+fn pinned_by_gateway(scene: &Scene) -> Outcome {
+    let port = &scene.site.port;
+    for (family, gateway) in Family::ALL.into_iter().zip([IpAddr::from(port.gateway4), port.gateway6.into()])
+    {
+        let right = |pins: &[Route]| matches!(pins, [pin] if pin.gateway == Some(gateway) && pin.interface.as_deref() == Some("port"));
+        scene.pinned(family, "by the port's gateway", right)?;
+    }
     Ok(())
 }
 
@@ -390,12 +413,11 @@ fn seed_defect_15_attributes_are_no_metric() -> Outcome {
     let scene = Scene::begin(site, BRISK)?;
     scene.leads_to("port")?;
     for family in Family::ALL {
-        let right = |pins: &[uplink_lab::Route]| matches!(pins, [pin] if pin.metric < 4 && pin.onlink && pin.mtu == Some(1400));
+        let right =
+            |pins: &[Route]| matches!(pins, [pin] if pin.metric < 4 && pin.onlink && pin.mtu == Some(1400));
         scene.pinned(family, "a pin with onlink and mtu", right)?;
     }
-    let since = now();
-    scene.stays(2 * PATIENCE)?;
-    assert_eq!(scene.writes(since), [], "laid again without a reason");
+    writes_nothing(&scene)?;
     round_trip(&scene)?;
     scene.finish()?;
     Ok(())
@@ -429,7 +451,7 @@ fn seed_defect_17_no_gap() -> Outcome {
     for mtu in [1400, 1300, 1200] {
         scene.write(&[defaults("replace", port, 101, &format!("mtu {mtu}"))])?;
         for family in Family::ALL {
-            let laid = |pins: &[uplink_lab::Route]| matches!(pins, [pin] if pin.mtu == Some(mtu));
+            let laid = |pins: &[Route]| matches!(pins, [pin] if pin.mtu == Some(mtu));
             scene.pinned(family, "the new pin", laid)?;
         }
         scene.write(&[defaults("delete", port, 101, "")])?;
@@ -463,18 +485,20 @@ fn seed_defect_19_attributes_kept() -> Outcome {
     )?;
     let scene = Scene::begin(site, BRISK)?;
     scene.leads_to("port")?;
-    let kept = || -> Outcome {
-        for (family, source) in Family::ALL.into_iter().zip(["10.0.120.2", "fd00:120::2"]) {
-            let source: std::net::IpAddr = source.parse()?;
-            let right = |pins: &[uplink_lab::Route]| matches!(pins, [pin] if pin.source == Some(source) && pin.mtu == Some(1400));
-            scene.pinned(family, "source and mtu", right)?;
-        }
-        Ok(())
-    };
-    kept()?;
+    keeps_attributes(&scene)?;
     round_trip(&scene)?;
-    kept()?;
+    keeps_attributes(&scene)?;
     scene.finish()?;
+    Ok(())
+}
+
+fn keeps_attributes(scene: &Scene) -> Outcome {
+    let port = &scene.site.port;
+    for (family, source) in Family::ALL.into_iter().zip([IpAddr::from(port.address4), port.address6.into()]) {
+        let kept =
+            |pins: &[Route]| matches!(pins, [pin] if pin.source == Some(source) && pin.mtu == Some(1400));
+        scene.pinned(family, "source and mtu", kept)?;
+    }
     Ok(())
 }
 
@@ -530,8 +554,7 @@ fn seed_defect_22_last_address() -> Outcome {
         "route add 0.0.0.0/0 via 10.0.120.1 dev port proto 16 metric 101".to_owned(),
     ])?;
     for family in Family::ALL {
-        let ours =
-            |pins: &[uplink_lab::Route]| matches!(pins, [pin] if pin.interface.as_deref() == Some("port"));
+        let ours = |pins: &[Route]| matches!(pins, [pin] if pin.interface.as_deref() == Some("port"));
         scene.pinned(family, "the pin", ours)?;
     }
     scene.leads_to("port")?;
@@ -581,7 +604,7 @@ fn seed_defect_24a_ipv6() -> Outcome {
     let gateway = &scene.site.port.gateway;
     // It is deaf to IPv6 alone.
     gateway.command("nft", &["add table ip6 lab; add chain ip6 lab in { type filter hook prerouting priority -300; policy drop; }"])?;
-    let [v4, v6] = crate::scene::INTERNET;
+    let [v4, v6] = INTERNET;
     scene.until("IPv6 leads to mgmt", || Ok(scene.way_to(v6).as_deref() == Some("mgmt")))?;
     assert_eq!(scene.way_to(v4).as_deref(), Some("port"));
     gateway.command("nft", &["delete table ip6 lab"])?;
