@@ -368,7 +368,7 @@ fn seed_defect_13_similar_name() -> Outcome {
     site.worker.ip_batch(
         "link add port.7 type veth peer name other\n\
          link set other up\n\
-         link set port.7 up\n\
+         link set port.7 addrgenmode none up\n\
          address add 10.0.7.2/24 dev port.7\n\
          route add 0.0.0.0/0 via 10.0.7.1 dev port.7 metric 50\n\
          route add ::/0 via fe80::77 dev port.7 metric 50\n",
