@@ -310,7 +310,18 @@ fn seed_defect_09_destination() -> Outcome {
 }
 
 fn seed_defect_10_one_subnet() -> Outcome {
-    uplinks::one_subnet_silent()
+    let site = Site::builder().one_subnet().build()?;
+    site.worker.give_pci("port", PCI)?;
+    // Whatever is not bound to a device reaches the port's gateway through management.
+    let subnet = "10.0.120.0/24 dev port proto kernel scope link src 10.0.120.2";
+    site.worker.ip_batch(&format!("route delete {subnet}\nroute append {subnet}\n"))?;
+    let unbound = site.worker.lookup(site.port.gateway4.into())?;
+    assert_eq!(unbound.interface.as_deref(), Some("mgmt"));
+    let scene = Scene::begin(site, BRISK)?;
+    scene.leads_to("port")?;
+    round_trip(&scene)?;
+    scene.finish()?;
+    Ok(())
 }
 
 fn seed_defect_11a_silent() -> Outcome {

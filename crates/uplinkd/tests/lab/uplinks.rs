@@ -201,7 +201,7 @@ fn representor() -> Outcome {
     Ok(())
 }
 
-pub(crate) fn one_subnet_silent() -> Outcome {
+fn one_subnet_silent() -> Outcome {
     let scene = one_subnet()?;
     // The gateway of the port would answer through management: only probes that keep to their own
     // device miss it.
