@@ -92,7 +92,7 @@ fn configured() -> Outcome {
     scene.stop_with(&expected)
 }
 
-fn multipath() -> Outcome {
+pub(crate) fn multipath() -> Outcome {
     let scene = Scene::usual()?;
     let since = now();
     scene.write(&[
@@ -192,7 +192,7 @@ fn link_only() -> Outcome {
     Ok(())
 }
 
-fn link_only_port() -> Outcome {
+pub(crate) fn link_only_port() -> Outcome {
     let site = Site::builder().without_default_routes().build()?;
     site.worker.give_pci("port", PCI)?;
     site.lay_default(&site.mgmt, "mgmt", 100)?;

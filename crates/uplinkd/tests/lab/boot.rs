@@ -93,7 +93,7 @@ fn dhcp_after(wait: Duration) -> Result<(Scene, Instant), Failed> {
     Ok((scene, leased))
 }
 
-fn no_default_route() -> Outcome {
+pub(crate) fn no_default_route() -> Outcome {
     let site = Site::builder().without_default_routes().build()?;
     site.worker.give_pci("port", PCI)?;
     let mut daemon = scene::daemon("boot_wait = \"1s\"").start(&site.worker)?;

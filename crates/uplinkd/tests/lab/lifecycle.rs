@@ -244,7 +244,7 @@ fn second_instance() -> Outcome {
 }
 
 /// Ends the daemon, and gives the moment right before.
-fn end(scene: &mut Scene, signal: Signal) -> Result<Instant, Failed> {
+pub(crate) fn end(scene: &mut Scene, signal: Signal) -> Result<Instant, Failed> {
     let moment = scene.daemon.signal(signal)?;
     scene.daemon.wait_end(SOON)?;
     Ok(moment)

@@ -279,7 +279,7 @@ fn bridge_after_start() -> Outcome {
     Ok(())
 }
 
-fn bridge_before_start() -> Outcome {
+pub(crate) fn bridge_before_start() -> Outcome {
     let site = Site::new()?;
     site.worker.give_pci("port", PCI)?;
     site.worker.ip("link add above up type bridge forward_delay 0")?;
@@ -348,7 +348,7 @@ fn lay_bridge(site: &Site) -> Outcome {
 }
 
 /// Gives an interface another name while it is up; its place on the bus goes with it.
-fn rename(scene: &Scene, from: &str, to: &str) -> Outcome {
+pub(crate) fn rename(scene: &Scene, from: &str, to: &str) -> Outcome {
     let worker = &scene.site.worker;
     worker.bind_pci(to, PCI, Some("p0"))?;
     worker.ip(&format!("link set {from} name {to}"))?;

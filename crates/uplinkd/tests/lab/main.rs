@@ -21,6 +21,7 @@ mod placement;
 mod program;
 mod routes;
 mod scene;
+mod seed;
 mod silence;
 mod stalls;
 mod targets;
@@ -40,6 +41,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     loss::trials,
     placement::trials,
     routes::trials,
+    seed::trials,
     silence::trials,
     stalls::trials,
     targets::trials,

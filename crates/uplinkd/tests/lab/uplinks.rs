@@ -95,7 +95,7 @@ fn missing() -> Outcome {
     Ok(())
 }
 
-fn plugged_late() -> Outcome {
+pub(crate) fn plugged_late() -> Outcome {
     let site = Site::builder().without_port().build()?;
     site.worker.plug_pci(&PciFunction::bluefield(PCI))?;
     site.worker.bind_pci("port", PCI, Some("p0"))?;
@@ -126,7 +126,7 @@ fn arrives(scene: &Scene, uplink: &str) -> Outcome {
     scene.becomes(uplink, Family::Ipv4, "link")
 }
 
-fn two_dpus() -> Outcome {
+pub(crate) fn two_dpus() -> Outcome {
     let site = Site::new()?;
     site.worker.give_pci("port", PCI)?;
     site.worker.give_pci("mgmt", "0000:05:00.0")?;
@@ -163,7 +163,7 @@ fn function(differ: impl FnOnce(&mut PciFunction)) -> PciFunction {
     function
 }
 
-fn not_a_port(function: &PciFunction) -> Outcome {
+pub(crate) fn not_a_port(function: &PciFunction) -> Outcome {
     let site = Site::new()?;
     site.worker.plug_pci(function)?;
     site.worker.bind_pci("port", &function.address, None)?;
