@@ -155,7 +155,10 @@ fn a_stall_does_not_make_the_fault_younger() {
             bench.gateways(link, |gateway| gateway.forwards = false);
         }
         bench.run(secs(15 + phase));
-        assert!(upstream(&bench));
+        assert_eq!(
+            bench.path("port", Family::Ipv4).map(|path| path.health),
+            Some(Health::Down(Cause::Shared))
+        );
         bench.suspend(secs(60));
         bench.revive(MGMT);
         let after = bench.until(secs(20), |bench| bench.way(Family::Ipv4) == Some(MGMT)).expect("it moves");
