@@ -224,7 +224,9 @@ impl Core {
             self.judges.contains_key(&PathKey { uplink: path.uplink.clone(), family: path.family })
         };
         let unseen = self.memory.paths.iter().filter(|path| !seen(path)).cloned();
-        Memory { boot_id: self.boot_id.clone(), ready: self.ready, paths: fallen.chain(unseen).collect() }
+        // Who ends without a trace has decided nothing for the next.
+        let ready = self.ready && self.stopping.is_none();
+        Memory { boot_id: self.boot_id.clone(), ready, paths: fallen.chain(unseen).collect() }
     }
 
     /// Notices whether we come late, and tells the awake time.
@@ -586,17 +588,14 @@ impl Core {
         let state = self.families.get_mut(index)?;
         let aside_changed = (state.aside != planned.aside).then_some(planned.aside);
         state.aside = planned.aside;
-        let would = dry && state.dry != ops;
-        if dry {
-            state.dry.clone_from(&ops);
-        }
+        let told = std::mem::replace(&mut state.dry, ops.clone());
         if let Some(aside) = aside_changed {
             self.tell(Notice::Aside { family, aside }, now);
         }
-        if would {
-            for op in ops {
-                self.tell(Notice::Wrote { op, dry: true }, now);
-            }
+        // What would go at the end is what would have been written, which was told.
+        let ending = self.stopping.is_some();
+        for op in ops.into_iter().filter(|op| !ending && !told.contains(op)) {
+            self.tell(Notice::Wrote { op, dry: true }, now);
         }
         (!dry).then_some((family, planned))
     }

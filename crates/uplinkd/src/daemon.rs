@@ -140,6 +140,7 @@ impl Daemon {
                     self.systemd.stopping();
                     self.core.handle(Input::Stop, clock::now());
                     self.carry_out();
+                    self.remember();
                     return Ok(());
                 }
                 Wake::Leave => {

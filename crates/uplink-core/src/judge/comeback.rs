@@ -52,17 +52,17 @@ impl Comeback {
         Some(if self.fell { since + self.wait(since, limits) } else { since + limits.patience })
     }
 
-    /// Since when it has been well without a break.
-    pub(crate) const fn well_since(&self) -> Option<Instant> {
-        self.well_since
-    }
-
     pub(crate) const fn returning(&self) -> bool {
         self.fell
     }
 
     pub(crate) fn falls(&self) -> &[Instant] {
         &self.falls
+    }
+
+    /// Since when it has been well without a break.
+    pub(crate) const fn well_since(&self) -> Option<Instant> {
+        self.well_since
     }
 
     pub(super) fn advance(

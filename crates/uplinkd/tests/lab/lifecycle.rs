@@ -230,6 +230,9 @@ fn damaged_memory() -> Outcome {
 
 fn second_instance() -> Outcome {
     let scene = Scene::usual()?;
+    // The last that it has to say for now.
+    let written = |line: &str| line.contains("add ipv6 default");
+    scene.daemon.wait_for_log("the second pin", scene.daemon.started(), SOON, written)?;
     let (since, lines) = (now(), scene.daemon.log().len());
     let second = uplinkd(&scene.site.worker, &["run"])?;
     assert_eq!(second.code, Some(1), "{}", second.said);
@@ -246,6 +249,6 @@ fn second_instance() -> Outcome {
 /// Ends the daemon, and gives the moment right before.
 pub(crate) fn end(scene: &mut Scene, signal: Signal) -> Result<Instant, Failed> {
     let moment = scene.daemon.signal(signal)?;
-    scene.daemon.wait_end(SOON)?;
+    scene.daemon.wait_end(END)?;
     Ok(moment)
 }

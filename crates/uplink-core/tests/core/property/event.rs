@@ -1,14 +1,15 @@
 //! Everything that can happen to a host.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::{BoxedStrategy, Strategy, any, prop_oneof};
-use proptest::sample::select;
-use uplink_core::policy::{Placement, Policy, Preempt};
+use proptest::sample::{select, subsequence};
+use uplink_core::policy::{Match, Need, Placement, Policy, Preempt, UplinkPolicy};
 use uplink_core::snapshot::{Family, LinkIndex, Route, protocol};
 
 use crate::sim::bench::{Bench, Observer};
-use crate::sim::site::{MGMT, PORT, default_route};
+use crate::sim::site::{BOARD, MGMT, PORT, default_route, dpu_port};
 use crate::sim::world::Gateway;
 use crate::sim::{ms, secs};
 
@@ -171,12 +172,36 @@ fn policy() -> impl Strategy<Value = Policy> {
     let patience = select(vec![ms(200), ms(300), secs(1), secs(3)]);
     let placement = select(vec![Placement::Auto, Placement::Main, Placement::Table]);
     let preempt = select(vec![Preempt::Always, Preempt::Boot, Preempt::Never]);
-    (patience, placement, preempt).prop_map(|(patience, placement, preempt)| Policy {
+    (patience, placement, preempt, uplinks()).prop_map(|(patience, placement, preempt, uplinks)| Policy {
         patience,
         placement,
         preempt,
+        uplinks,
         ..Policy::default()
     })
+}
+
+/// Names for both links, for one or for none, by what may or may not change.
+fn uplinks() -> impl Strategy<Value = Vec<UplinkPolicy>> {
+    let port = Match::Pci(dpu_port(3).address);
+    let board = Match::Interface(BOARD.to_owned());
+    let named = [("a", port.clone()), ("b", board.clone()), (BOARD, port), ("a", board)];
+    subsequence(named.to_vec(), 0..3).prop_map(|named| {
+        let uplinks: BTreeMap<_, _> = named.into_iter().collect();
+        (1..).zip(uplinks).map(|(tier, (name, matching))| uplink(name, matching, tier)).collect()
+    })
+}
+
+fn uplink(name: &str, matching: Match, tier: u32) -> UplinkPolicy {
+    UplinkPolicy {
+        name: name.to_owned(),
+        matching,
+        tier,
+        gateways: Vec::new(),
+        targets: Vec::new(),
+        need: Need::Any,
+        interval: secs(5),
+    }
 }
 
 impl Event {

@@ -1,6 +1,6 @@
 //! The end of one process and the start of the next.
 
-use uplink_core::policy::{Mode, Policy};
+use uplink_core::policy::{Mode, Policy, Preempt};
 use uplink_core::snapshot::Family;
 use uplink_core::status::Reason;
 
@@ -42,6 +42,17 @@ fn a_restart_in_an_outage_keeps_management_and_the_damping() {
     bench.run(secs(59));
     bench.assert_way(MGMT);
     bench.run(secs(15));
+    bench.assert_way(PORT);
+}
+
+#[test]
+fn who_was_stopped_has_decided_nothing_for_the_next() {
+    let mut bench = steered_worker();
+    bench.policy.preempt = Preempt::Never;
+    bench.stop();
+    bench.start();
+    bench.run(secs(5));
+    assert_eq!(bench.family(Family::Ipv4).reason, Reason::First);
     bench.assert_way(PORT);
 }
 

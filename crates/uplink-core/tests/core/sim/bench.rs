@@ -147,6 +147,7 @@ impl Bench {
         self.thaw();
         self.stopping = true;
         self.feed(vec![Input::Stop]);
+        self.memory = self.core.as_ref().expect("it was running").memory();
         self.kill();
     }
 
