@@ -9,17 +9,23 @@ use crate::discover::{
     Hints, Known, Path, PathKey, Uplink, Way, discover, foreign_defaults, own_defaults, renamed,
 };
 use crate::elect::{Candidate, Election, Move, Terms};
-use crate::event::{Answer, Input, Outcome, Output};
+use crate::event::{Answer, Input, Output};
 use crate::judge::{Desk, Judge, Limits, Pace, Standing, TargetWay};
 use crate::memory::{Memory, Remembered};
-use crate::own::{Op, OwnRoute, OwnRule, RuleForm, probe_table};
-use crate::plan::{Plan, ProbeWay, Wanted, current_pin, has_room_below, plain_metric, plan};
+use crate::own::{Op, OwnRule, RuleForm, probe_table};
+use crate::plan::{current_pin, has_room_below, plain_metric};
 use crate::policy::{Mode, Policy};
-use crate::snapshot::{Family, Hop, LinkIndex, Prefix, Snapshot};
-use crate::status::{Aside, Cause, Change, GatewaySource, Health, Notice, Reason};
+use crate::snapshot::{Family, LinkIndex, Prefix, Snapshot};
+use crate::status::{Aside, Cause, Change, GatewaySource, Notice, Reason};
 use crate::time::Instant;
 
 mod show;
+mod tell;
+mod wakefulness;
+mod write;
+
+use wakefulness::Wakefulness;
+use write::Applying;
 
 /// No turn follows another by itself sooner than this.
 const AT_ONCE: Duration = Duration::from_millis(1);
@@ -27,12 +33,6 @@ const AT_ONCE: Duration = Duration::from_millis(1);
 /// An uplink that works in one family gets its address and gateway in the other within so many times
 /// patience, or has none there.
 const FAMILY_COMES: u32 = 5;
-
-/// Changes that `status` still shows.
-const CHANGES: usize = 32;
-
-/// So often we try to remove what is ours when we end: others may write at the same moment.
-const LAST_ROUNDS: usize = 3;
 
 /// What a process begins with.
 #[derive(Debug, Clone)]
@@ -93,54 +93,6 @@ struct FamilyState {
     taken: Option<u32>,
     /// The operations that would have been written last, while nothing is written.
     dry: Vec<Op>,
-}
-
-/// Where the last operations are.
-#[derive(Debug, PartialEq, Eq)]
-enum Applying {
-    /// None are out.
-    No,
-    /// The kernel's word on these is awaited.
-    Sent(VecDeque<Batch>),
-    /// The look at what stands now is awaited.
-    Looking,
-}
-
-/// Operations of which each needs those before it.
-#[derive(Debug, PartialEq, Eq)]
-struct Batch {
-    family: Family,
-    part: Part,
-    ops: Vec<Op>,
-}
-
-/// What operations are for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    /// The family's pin.
-    Pin,
-    /// The ways of probes to targets.
-    Ways,
-}
-
-/// Time as it passes while we are awake.
-///
-/// All rooms of the core count in awake time: a stall of the process or a suspended host is as if
-/// time had stood still, so that nobody is judged for what we were not there to hear.
-#[derive(Debug)]
-struct Wakefulness {
-    asleep: Duration,
-    deadline: Instant,
-}
-
-impl Wakefulness {
-    fn awake(&self, real: Instant) -> Instant {
-        real - self.asleep
-    }
-
-    fn real(&self, awake: Instant) -> Instant {
-        awake + self.asleep
-    }
 }
 
 impl Core {
@@ -534,136 +486,9 @@ impl Core {
         }
     }
 
-    /// Plans what is missing, and has it carried out: the pins of both families first.
-    fn write(&mut self, now: Instant) {
-        if self.applying != Applying::No {
-            return;
-        }
-        let (mut pins, mut ways) = (VecDeque::new(), Vec::new());
-        for index in 0..self.families.len() {
-            let Some((family, plan)) = self.plan_family(index, now) else { continue };
-            pins.push_back(Batch { family, part: Part::Pin, ops: plan.pin });
-            ways.push(Batch { family, part: Part::Ways, ops: plan.ways });
-        }
-        pins.extend(ways);
-        pins.retain(|batch| !batch.ops.is_empty());
-        if pins.is_empty() || self.gives_up(&pins, now) {
-            return;
-        }
-        self.outputs.extend(pins.iter().map(|batch| Output::Apply(batch.ops.clone())));
-        self.applying = Applying::Sent(pins);
-    }
-
-    /// Who ends does not try for ever: what stays after some rounds is told, once.
-    fn gives_up(&mut self, left: &VecDeque<Batch>, now: Instant) -> bool {
-        let Some(rounds) = &mut self.stopping else { return false };
-        *rounds += 1;
-        let rounds = *rounds;
-        if rounds == LAST_ROUNDS + 1 {
-            for op in left.iter().flat_map(|batch| &batch.ops) {
-                self.tell(Notice::Left(op.clone()), now);
-            }
-        }
-        rounds > LAST_ROUNDS
-    }
-
-    /// What is to be written in one family; none while we only observe.
-    fn plan_family(&mut self, index: usize, now: Instant) -> Option<(Family, Plan)> {
-        let snapshot = self.snapshot.as_ref()?;
-        let state = self.families.get(index)?;
-        let family = state.family;
-        let planned = if self.stopping.is_some() {
-            plan(snapshot, &self.policy, family, None, &[])
-        } else {
-            let wanted = self.wanted(family);
-            let mut planned = plan(snapshot, &self.policy, family, wanted.as_ref(), &self.probe_ways(family));
-            // Undecided: what the process before left stays, whatever it is.
-            if state.election.elected().is_none() {
-                planned.pin.clear();
-            }
-            state.held_back(planned, now)
-        };
-        let dry = self.policy.mode == Mode::Observe;
-        let ops = if dry { [planned.pin.as_slice(), &planned.ways].concat() } else { Vec::new() };
-        let state = self.families.get_mut(index)?;
-        let aside_changed = (state.aside != planned.aside).then_some(planned.aside);
-        state.aside = planned.aside;
-        let told = std::mem::replace(&mut state.dry, ops.clone());
-        if let Some(aside) = aside_changed {
-            self.tell(Notice::Aside { family, aside }, now);
-        }
-        // What would go at the end is what would have been written, which was told.
-        let ending = self.stopping.is_some();
-        for op in ops.into_iter().filter(|op| !ending && !told.contains(op)) {
-            self.tell(Notice::Wrote { op, dry: true }, now);
-        }
-        (!dry).then_some((family, planned))
-    }
-
     /// The end of the wait for a tier-1 port, in awake time.
     fn boot_until(&self) -> Option<Instant> {
         self.boot_until.map(|until| self.clock.awake(until))
-    }
-
-    fn wanted(&self, family: Family) -> Option<Wanted> {
-        let state = self.family(family);
-        let elected = state.election.elected()?;
-        let (key, path) =
-            paths(&self.uplinks).find(|(key, _)| key.family == family && key.uplink == elected)?;
-        let hop = path.hop.clone()?;
-        let (hop, attributes) = match self.pin_before(&key, &hop) {
-            Some(pin) => (pin.hop().clone(), pin.attributes().clone()),
-            None => (hop, path.attributes.clone()),
-        };
-        Some(Wanted {
-            hop,
-            attributes,
-            keep_only: matches!(path.way, Way::Broken(_)),
-            below: state.lowest,
-            plain: state.plain,
-            taken: state.taken,
-        })
-    }
-
-    /// The pin by the gateway that a path had before, while the one it has now never answered: the
-    /// route moves to nothing less proven.
-    fn pin_before(&self, key: &PathKey, hop: &Hop) -> Option<OwnRoute> {
-        let judge = self.judges.get(key)?;
-        let unproven = matches!(judge.way(), Way::Gateway { .. }) && judge.last_answer().is_none();
-        let pin = current_pin(self.snapshot.as_ref()?, key.family).filter(|_| unproven)?;
-        (pin.hop().link == hop.link && pin.hop() != hop).then_some(pin)
-    }
-
-    fn probe_ways(&self, family: Family) -> Vec<ProbeWay> {
-        paths(&self.uplinks)
-            .filter(|(key, path)| key.family == family && !matches!(path.way, Way::Broken(_)))
-            .flat_map(|(_, path)| path.targets.iter().filter_map(|target| probe_way(path, target.address())))
-            .collect()
-    }
-
-    fn applied(&mut self, outcomes: &[Outcome], now: Instant) {
-        let Applying::Sent(batches) = &mut self.applying else { return };
-        let Some(batch) = batches.pop_front() else { return };
-        if batches.is_empty() {
-            self.applying = Applying::Looking;
-        }
-        let Some(state) = self.families.iter_mut().find(|state| state.family == batch.family) else { return };
-        let mut notices = Vec::new();
-        for (op, outcome) in batch.ops.iter().zip(outcomes) {
-            notices.extend(state.applied(batch.part, op, outcome));
-        }
-        let contest = state.part(batch.part);
-        // What was tried counts, done or not: both may be in vain for ever.
-        match outcomes.last() {
-            None => {}
-            Some(Outcome::Refused(_)) => contest.refused(now),
-            Some(Outcome::Exists) => contest.in_vain(now),
-            Some(Outcome::Done | Outcome::Absent) if outcomes.contains(&Outcome::Done) => contest.wrote(now),
-            Some(Outcome::Done | Outcome::Absent) => contest.in_vain(now),
-        }
-        for notice in notices {
-            self.tell(notice, now);
-        }
     }
 
     /// Hands on what the judges wished for.
@@ -719,15 +544,6 @@ fn limits(policy: &Policy, spread: u32) -> Limits {
     Limits { patience: policy.patience, return_after: policy.return_after, spread }
 }
 
-fn probe_way(path: &Path, target: IpAddr) -> Option<ProbeWay> {
-    Some(ProbeWay {
-        hop: path.hop.clone()?,
-        attributes: path.attributes.clone(),
-        from: Prefix::host(path.source?),
-        to: Prefix::host(target),
-    })
-}
-
 /// Whether a question to the path's targets would leave by the path: our rules and route stand, or,
 /// where nothing is written, the host's own default route leads there.
 fn target_way(snapshot: Option<&Snapshot>, path: &Path, mode: Mode) -> TargetWay {
@@ -748,117 +564,4 @@ fn target_way(snapshot: Option<&Snapshot>, path: &Path, mode: Mode) -> TargetWay
     };
     let all = route && path.targets.iter().all(|target| stands(target.address()));
     if all { TargetWay::Stands } else { TargetWay::Missing }
-}
-
-impl FamilyState {
-    /// What was decided is another: what failed before is no reason to hold back.
-    fn begin_anew(&mut self) {
-        self.contest.moved();
-        self.ways.moved();
-    }
-
-    const fn part(&mut self, part: Part) -> &mut Contest {
-        match part {
-            Part::Pin => &mut self.contest,
-            Part::Ways => &mut self.ways,
-        }
-    }
-
-    /// What of a plan is to be written now.
-    fn held_back(&self, planned: Plan, now: Instant) -> Plan {
-        let Plan { mut pin, mut ways, mut aside } = planned;
-        match self.contest.aside(now) {
-            Some(Aside::Rejected) if pin.is_empty() => {}
-            Some(why) => aside = Some(why),
-            None => {}
-        }
-        if self.contest.holds(now) {
-            pin.clear();
-        }
-        if self.ways.holds(now) {
-            ways.clear();
-        }
-        Plan { pin, ways, aside }
-    }
-
-    /// Takes in what the kernel said, and what people should be told of it.
-    fn applied(&mut self, part: Part, op: &Op, outcome: &Outcome) -> Option<Notice> {
-        match (op, outcome) {
-            (_, Outcome::Done) => return Some(Notice::Wrote { op: op.clone(), dry: false }),
-            // Gone already is as good as deleted: the kernel, or somebody, was faster.
-            (Op::DeleteRoute(_) | Op::DeleteRule(_), Outcome::Absent) => return None,
-            (Op::AddRoute(route), Outcome::Exists) if part == Part::Pin => self.taken = Some(route.metric()),
-            (_, Outcome::Exists | Outcome::Absent | Outcome::Refused(_)) => {}
-        }
-        let news = self.part(part).is_news(op, outcome);
-        news.then(|| Notice::Refused { op: op.clone(), outcome: outcome.clone() })
-    }
-}
-
-/// What people should be told, and when.
-impl Core {
-    fn tell(&mut self, notice: Notice, now: Instant) {
-        if self.changes.len() == CHANGES {
-            self.changes.pop_front();
-        }
-        self.changes.push_back(Change { at: self.clock.real(now), notice: notice.clone() });
-        self.outputs.push_back(Output::Notice(notice));
-    }
-
-    fn tell_uplinks(&mut self, before: &[Uplink], now: Instant) {
-        let mut notices = Vec::new();
-        for uplink in &self.uplinks {
-            let old = before.iter().find(|old| old.name == uplink.name);
-            if old.map(|old| &old.interface) != Some(&uplink.interface) && (old.is_some() || uplink.expected)
-            {
-                notices.push(Notice::Interface {
-                    uplink: uplink.name.clone(),
-                    interface: uplink.interface.clone(),
-                });
-            }
-            for path in &uplink.paths {
-                let old = old.and_then(|old| old.paths.iter().find(|old| old.family == path.family));
-                let (gateway, learned) = gateway_of(path);
-                if old.map(|old| gateway_of(old).0) != Some(gateway) {
-                    let (uplink, family) = (uplink.name.clone(), path.family);
-                    notices.push(Notice::Gateway { uplink, family, gateway, learned });
-                }
-            }
-        }
-        for notice in notices {
-            self.tell(notice, now);
-        }
-    }
-
-    fn tell_health(&mut self, now: Instant) {
-        let mut notices = Vec::new();
-        for (key, judge) in &mut self.judges {
-            let shared =
-                self.families.iter().any(|state| state.family == key.family && state.election.shared());
-            let health = health(judge.standing(), shared);
-            if let Some(before) = judge.tell(health) {
-                let silent_for = judge.last_sign().map(|sign| now.since(sign));
-                let (uplink, family) = (key.uplink.clone(), key.family);
-                notices.push(Notice::Health { uplink, family, before, now: health, silent_for });
-            }
-            if let Some(kind) = judge.take_set_aside() {
-                notices.push(Notice::SetAside { uplink: key.uplink.clone(), family: key.family, kind });
-            }
-        }
-        for notice in notices {
-            self.tell(notice, now);
-        }
-    }
-}
-
-/// A path is not to blame while nobody answers well.
-fn health(standing: Standing, shared: bool) -> Health {
-    match standing {
-        Standing::Silent | Standing::Lossy | Standing::Upstream if shared => Health::Down(Cause::Shared),
-        standing => standing.health(),
-    }
-}
-
-fn gateway_of(path: &Path) -> (Option<IpAddr>, Option<GatewaySource>) {
-    (path.hop.as_ref().and_then(|hop| hop.gateway), path.learned)
 }

@@ -1,6 +1,7 @@
 //! The core's state as a status, for people and machines.
 
-use super::{Core, gateway_of, health};
+use super::Core;
+use super::tell::{gateway_of, health};
 use crate::discover::{Path, PathKey, Uplink};
 use crate::plan::current_pin;
 use crate::status::{FamilyStatus, PathStatus, Status, UplinkStatus};

@@ -1,0 +1,80 @@
+//! What people should be told, and when.
+
+use std::net::IpAddr;
+
+use super::Core;
+use crate::discover::{Path, Uplink};
+use crate::event::Output;
+use crate::judge::Standing;
+use crate::status::{Cause, Change, GatewaySource, Health, Notice};
+use crate::time::Instant;
+
+/// Changes that `status` still shows.
+const CHANGES: usize = 32;
+
+impl Core {
+    pub(super) fn tell(&mut self, notice: Notice, now: Instant) {
+        if self.changes.len() == CHANGES {
+            self.changes.pop_front();
+        }
+        self.changes.push_back(Change { at: self.clock.real(now), notice: notice.clone() });
+        self.outputs.push_back(Output::Notice(notice));
+    }
+
+    pub(super) fn tell_uplinks(&mut self, before: &[Uplink], now: Instant) {
+        let mut notices = Vec::new();
+        for uplink in &self.uplinks {
+            let old = before.iter().find(|old| old.name == uplink.name);
+            if old.map(|old| &old.interface) != Some(&uplink.interface) && (old.is_some() || uplink.expected)
+            {
+                notices.push(Notice::Interface {
+                    uplink: uplink.name.clone(),
+                    interface: uplink.interface.clone(),
+                });
+            }
+            for path in &uplink.paths {
+                let old = old.and_then(|old| old.paths.iter().find(|old| old.family == path.family));
+                let (gateway, learned) = gateway_of(path);
+                if old.map(|old| gateway_of(old).0) != Some(gateway) {
+                    let (uplink, family) = (uplink.name.clone(), path.family);
+                    notices.push(Notice::Gateway { uplink, family, gateway, learned });
+                }
+            }
+        }
+        for notice in notices {
+            self.tell(notice, now);
+        }
+    }
+
+    pub(super) fn tell_health(&mut self, now: Instant) {
+        let mut notices = Vec::new();
+        for (key, judge) in &mut self.judges {
+            let shared =
+                self.families.iter().any(|state| state.family == key.family && state.election.shared());
+            let health = health(judge.standing(), shared);
+            if let Some(before) = judge.tell(health) {
+                let silent_for = judge.last_sign().map(|sign| now.since(sign));
+                let (uplink, family) = (key.uplink.clone(), key.family);
+                notices.push(Notice::Health { uplink, family, before, now: health, silent_for });
+            }
+            if let Some(kind) = judge.take_set_aside() {
+                notices.push(Notice::SetAside { uplink: key.uplink.clone(), family: key.family, kind });
+            }
+        }
+        for notice in notices {
+            self.tell(notice, now);
+        }
+    }
+}
+
+/// A path is not to blame while nobody answers well.
+pub(super) fn health(standing: Standing, shared: bool) -> Health {
+    match standing {
+        Standing::Silent | Standing::Lossy | Standing::Upstream if shared => Health::Down(Cause::Shared),
+        standing => standing.health(),
+    }
+}
+
+pub(super) fn gateway_of(path: &Path) -> (Option<IpAddr>, Option<GatewaySource>) {
+    (path.hop.as_ref().and_then(|hop| hop.gateway), path.learned)
+}

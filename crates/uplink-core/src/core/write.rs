@@ -1,0 +1,229 @@
+//! Has planned operations carried out, and takes in what the kernel said.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use super::{Core, FamilyState, paths};
+use crate::contest::Contest;
+use crate::discover::{Path, PathKey, Way};
+use crate::event::{Outcome, Output};
+use crate::own::{Op, OwnRoute};
+use crate::plan::{Plan, ProbeWay, Wanted, current_pin, plan};
+use crate::policy::Mode;
+use crate::snapshot::{Family, Hop, Prefix};
+use crate::status::{Aside, Notice};
+use crate::time::Instant;
+
+/// So often we try to remove what is ours when we end: others may write at the same moment.
+const LAST_ROUNDS: usize = 3;
+
+/// Where the last operations are.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Applying {
+    /// None are out.
+    No,
+    /// The kernel's word on these is awaited.
+    Sent(VecDeque<Batch>),
+    /// The look at what stands now is awaited.
+    Looking,
+}
+
+/// Operations of which each needs those before it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Batch {
+    family: Family,
+    part: Part,
+    ops: Vec<Op>,
+}
+
+/// What operations are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The family's pin.
+    Pin,
+    /// The ways of probes to targets.
+    Ways,
+}
+
+impl Core {
+    /// Plans what is missing, and has it carried out: the pins of both families first.
+    pub(super) fn write(&mut self, now: Instant) {
+        if self.applying != Applying::No {
+            return;
+        }
+        let (mut pins, mut ways) = (VecDeque::new(), Vec::new());
+        for index in 0..self.families.len() {
+            let Some((family, plan)) = self.plan_family(index, now) else { continue };
+            pins.push_back(Batch { family, part: Part::Pin, ops: plan.pin });
+            ways.push(Batch { family, part: Part::Ways, ops: plan.ways });
+        }
+        pins.extend(ways);
+        pins.retain(|batch| !batch.ops.is_empty());
+        if pins.is_empty() || self.gives_up(&pins, now) {
+            return;
+        }
+        self.outputs.extend(pins.iter().map(|batch| Output::Apply(batch.ops.clone())));
+        self.applying = Applying::Sent(pins);
+    }
+
+    /// Who ends does not try for ever: what stays after some rounds is told, once.
+    fn gives_up(&mut self, left: &VecDeque<Batch>, now: Instant) -> bool {
+        let Some(rounds) = &mut self.stopping else { return false };
+        *rounds += 1;
+        let rounds = *rounds;
+        if rounds == LAST_ROUNDS + 1 {
+            for op in left.iter().flat_map(|batch| &batch.ops) {
+                self.tell(Notice::Left(op.clone()), now);
+            }
+        }
+        rounds > LAST_ROUNDS
+    }
+
+    /// What is to be written in one family; none while we only observe.
+    fn plan_family(&mut self, index: usize, now: Instant) -> Option<(Family, Plan)> {
+        let snapshot = self.snapshot.as_ref()?;
+        let state = self.families.get(index)?;
+        let family = state.family;
+        let planned = if self.stopping.is_some() {
+            plan(snapshot, &self.policy, family, None, &[])
+        } else {
+            let wanted = self.wanted(family);
+            let mut planned = plan(snapshot, &self.policy, family, wanted.as_ref(), &self.probe_ways(family));
+            // Undecided: what the process before left stays, whatever it is.
+            if state.election.elected().is_none() {
+                planned.pin.clear();
+            }
+            state.held_back(planned, now)
+        };
+        let dry = self.policy.mode == Mode::Observe;
+        let ops = if dry { [planned.pin.as_slice(), &planned.ways].concat() } else { Vec::new() };
+        let state = self.families.get_mut(index)?;
+        let aside_changed = (state.aside != planned.aside).then_some(planned.aside);
+        state.aside = planned.aside;
+        let told = std::mem::replace(&mut state.dry, ops.clone());
+        if let Some(aside) = aside_changed {
+            self.tell(Notice::Aside { family, aside }, now);
+        }
+        // What would go at the end is what would have been written, which was told.
+        let ending = self.stopping.is_some();
+        for op in ops.into_iter().filter(|op| !ending && !told.contains(op)) {
+            self.tell(Notice::Wrote { op, dry: true }, now);
+        }
+        (!dry).then_some((family, planned))
+    }
+
+    fn wanted(&self, family: Family) -> Option<Wanted> {
+        let state = self.family(family);
+        let elected = state.election.elected()?;
+        let (key, path) =
+            paths(&self.uplinks).find(|(key, _)| key.family == family && key.uplink == elected)?;
+        let hop = path.hop.clone()?;
+        let (hop, attributes) = match self.pin_before(&key, &hop) {
+            Some(pin) => (pin.hop().clone(), pin.attributes().clone()),
+            None => (hop, path.attributes.clone()),
+        };
+        Some(Wanted {
+            hop,
+            attributes,
+            keep_only: matches!(path.way, Way::Broken(_)),
+            below: state.lowest,
+            plain: state.plain,
+            taken: state.taken,
+        })
+    }
+
+    /// The pin by the gateway that a path had before, while the one it has now never answered: the
+    /// route moves to nothing less proven.
+    fn pin_before(&self, key: &PathKey, hop: &Hop) -> Option<OwnRoute> {
+        let judge = self.judges.get(key)?;
+        let unproven = matches!(judge.way(), Way::Gateway { .. }) && judge.last_answer().is_none();
+        let pin = current_pin(self.snapshot.as_ref()?, key.family).filter(|_| unproven)?;
+        (pin.hop().link == hop.link && pin.hop() != hop).then_some(pin)
+    }
+
+    fn probe_ways(&self, family: Family) -> Vec<ProbeWay> {
+        paths(&self.uplinks)
+            .filter(|(key, path)| key.family == family && !matches!(path.way, Way::Broken(_)))
+            .flat_map(|(_, path)| path.targets.iter().filter_map(|target| probe_way(path, target.address())))
+            .collect()
+    }
+
+    pub(super) fn applied(&mut self, outcomes: &[Outcome], now: Instant) {
+        let Applying::Sent(batches) = &mut self.applying else { return };
+        let Some(batch) = batches.pop_front() else { return };
+        if batches.is_empty() {
+            self.applying = Applying::Looking;
+        }
+        let Some(state) = self.families.iter_mut().find(|state| state.family == batch.family) else { return };
+        let mut notices = Vec::new();
+        for (op, outcome) in batch.ops.iter().zip(outcomes) {
+            notices.extend(state.applied(batch.part, op, outcome));
+        }
+        let contest = state.part(batch.part);
+        // What was tried counts, done or not: both may be in vain for ever.
+        match outcomes.last() {
+            None => {}
+            Some(Outcome::Refused(_)) => contest.refused(now),
+            Some(Outcome::Exists) => contest.in_vain(now),
+            Some(Outcome::Done | Outcome::Absent) if outcomes.contains(&Outcome::Done) => contest.wrote(now),
+            Some(Outcome::Done | Outcome::Absent) => contest.in_vain(now),
+        }
+        for notice in notices {
+            self.tell(notice, now);
+        }
+    }
+}
+
+impl FamilyState {
+    /// What was decided is another: what failed before is no reason to hold back.
+    pub(super) fn begin_anew(&mut self) {
+        self.contest.moved();
+        self.ways.moved();
+    }
+
+    const fn part(&mut self, part: Part) -> &mut Contest {
+        match part {
+            Part::Pin => &mut self.contest,
+            Part::Ways => &mut self.ways,
+        }
+    }
+
+    /// What of a plan is to be written now.
+    fn held_back(&self, planned: Plan, now: Instant) -> Plan {
+        let Plan { mut pin, mut ways, mut aside } = planned;
+        match self.contest.aside(now) {
+            Some(Aside::Rejected) if pin.is_empty() => {}
+            Some(why) => aside = Some(why),
+            None => {}
+        }
+        if self.contest.holds(now) {
+            pin.clear();
+        }
+        if self.ways.holds(now) {
+            ways.clear();
+        }
+        Plan { pin, ways, aside }
+    }
+
+    /// Takes in what the kernel said, and what people should be told of it.
+    fn applied(&mut self, part: Part, op: &Op, outcome: &Outcome) -> Option<Notice> {
+        match (op, outcome) {
+            (_, Outcome::Done) => return Some(Notice::Wrote { op: op.clone(), dry: false }),
+            // Gone already is as good as deleted: the kernel, or somebody, was faster.
+            (Op::DeleteRoute(_) | Op::DeleteRule(_), Outcome::Absent) => return None,
+            (Op::AddRoute(route), Outcome::Exists) if part == Part::Pin => self.taken = Some(route.metric()),
+            (_, Outcome::Exists | Outcome::Absent | Outcome::Refused(_)) => {}
+        }
+        let news = self.part(part).is_news(op, outcome);
+        news.then(|| Notice::Refused { op: op.clone(), outcome: outcome.clone() })
+    }
+}
+
+fn probe_way(path: &Path, target: IpAddr) -> Option<ProbeWay> {
+    Some(ProbeWay {
+        hop: path.hop.clone()?,
+        attributes: path.attributes.clone(),
+        from: Prefix::host(path.source?),
+        to: Prefix::host(target),
+    })
+}
