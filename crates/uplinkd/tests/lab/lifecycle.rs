@@ -191,7 +191,8 @@ fn started_while_silent() -> Outcome {
     scene.leads_to("mgmt")?;
     scene.site.port.cable.fault(&[Fault::Silent]);
     let since = now();
-    scene.start_again("")?;
+    // After a stop it begins as after boot: it waits for the port.
+    scene.start_again("boot_wait = \"2s\"")?;
     scene.stays(2 * PATIENCE)?;
     assert_eq!(scene.writes(since), []);
     scene.finish()?;
