@@ -142,6 +142,11 @@ impl<'a> Table<'a> {
             Some(Place::Main(free)) => self
                 .pin(wanted, TABLE_MAIN, free)
                 .map(|pin| [pin, self.remove_rules(), self.remove(TABLE_PIN)].concat()),
+            // In vain: it stays for the time when the route that refuses is not the best any more.
+            Some(Place::Table) if self.refuses() => {
+                let leads = self.pinned_to(&wanted.hop);
+                return (if leads { Vec::new() } else { self.remove_all() }, Some(Aside::Refused));
+            }
             Some(Place::Table) => self
                 .pin(wanted, TABLE_PIN, [1, 2, 3])
                 .map(|pin| [pin, self.add_rules(), self.remove(TABLE_MAIN)].concat()),
@@ -177,12 +182,17 @@ impl<'a> Table<'a> {
         best.filter(|pin| place == TABLE_PIN || self.lowest().is_none_or(|lowest| pin.metric() < lowest))
     }
 
-    /// Whether a pin in our own table outranks the main table. A route that refuses is not suppressed
-    /// by our rules (`fib_rules_lookup` in net/core/fib_rules.c).
+    /// Whether the best foreign default refuses. Our rules do not suppress such a route
+    /// (`fib_rules_lookup` in net/core/fib_rules.c): what stands in our own table is in vain.
+    fn refuses(&self) -> bool {
+        self.foreign.first().is_some_and(|best| best.kind == RouteKind::Refused)
+    }
+
+    /// Whether a pin in our own table outranks the main table.
     fn in_table(&self) -> bool {
         self.rules.iter().any(|rule| rule.form() == RuleForm::Pin)
             && self.pins.iter().any(|pin| pin.table() == TABLE_PIN)
-            && self.foreign.first().is_none_or(|best| best.kind != RouteKind::Refused)
+            && !self.refuses()
     }
 
     /// The lowest metric in the main table that a foreign default route stands at.

@@ -17,6 +17,10 @@ const MEMORY: &str = "/run/uplinkd/memory.json";
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("stopped with a pin: no trace", stopped_with_pin),
+        trial(
+            "stopped with a route of ours that cannot be deleted: ends, and says so",
+            stopped_with_undeletable,
+        ),
         trial("stopped in an outage with a pin to management: no trace", stopped_in_outage),
         trial("stopped in placement table: no trace", stopped_in_table),
         trial("stopped while standing aside: no trace, and nothing was written", stopped_aside),
@@ -39,6 +43,20 @@ fn stopped_with_pin() -> Outcome {
     }
     let ending = scene.finish()?;
     assert!(ending.streams.iter().all(|stream| stream.lost == 0), "packets were lost: {ending:?}");
+    Ok(())
+}
+
+/// The kernel finds no such route when it is asked to delete it by its gateway and interface.
+fn stopped_with_undeletable() -> Outcome {
+    let mut scene = Scene::usual()?;
+    let since = now();
+    scene.write(&[
+        "nexthop add id 4 via 10.0.120.1 dev port",
+        "route add 0.0.0.0/0 nhid 4 metric 300 proto 117",
+    ])?;
+    scene.stays(Duration::from_millis(300))?;
+    scene.daemon.stop(END)?;
+    scene.daemon.wait_for_log("what stays", since, SOON, |line| line.contains("something of ours stays"))?;
     Ok(())
 }
 

@@ -36,6 +36,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("several default routes on the port: the best one counts", several_on_port),
         trial("gateway from a dhcp or ra route that is no default", gateway_of_another_route),
         trial("gateway from the configuration", configured_gateway),
+        trial("gateway from the configuration, addresses without prefix routes", configured_without_route),
         trial("configured gateway wins over the one in the route", configured_gateway_differs),
         trial("contest: a program that deletes the pin for ever is left alone and named", contest),
         trial("10,000 foreign route changes: nothing is written, no fault is missed", churn),
@@ -420,6 +421,23 @@ fn configured_gateway() -> Outcome {
     scene.fail_over()?;
     scene.come_back()?;
     scene.finish()?;
+    Ok(())
+}
+
+fn configured_without_route() -> Outcome {
+    let site = uplink_lab::Site::builder().without_default_routes().build()?;
+    site.lay_default(&site.mgmt, "mgmt", 100)?;
+    site.worker.ip_batch(
+        "address delete 10.0.120.2/24 dev port\n\
+         address delete fd00:120::2/64 dev port\n\
+         address add 10.0.120.2/24 dev port noprefixroute\n\
+         address add fd00:120::2/64 dev port noprefixroute nodad\n",
+    )?;
+    let scene = Scene::begin(site, CONFIGURED)?;
+    scene.leads_to("port")?;
+    scene.fail_over()?;
+    scene.come_back()?;
+    scene.finish_among()?;
     Ok(())
 }
 

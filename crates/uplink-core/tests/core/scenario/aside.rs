@@ -1,5 +1,6 @@
 //! Default routes that somebody meant.
 
+use uplink_core::policy::Placement;
 use uplink_core::snapshot::{Family, LinkIndex, LinkKind, Prefix, Route, protocol};
 use uplink_core::status::Aside;
 
@@ -55,6 +56,23 @@ fn without_default_of_the_port(metric_of_management: u32) -> Bench {
     bench.forget_routes(|route| *route == ports);
     bench.remetric(MGMT, Family::Ipv4, metric_of_management);
     bench
+}
+
+#[test]
+fn one_that_refuses_is_not_outranked_from_our_own_table() {
+    let mut bench = worker();
+    bench.policy.placement = Placement::Table;
+    bench.start();
+    bench.run(secs(5));
+    bench.refuse(Family::Ipv4, 4_278_198_272);
+    bench.forget_routes(|route| route.is_default() && route.family == Family::Ipv4 && route.metric <= 100);
+    bench.run(secs(5));
+    assert_eq!(bench.family(Family::Ipv4).aside, Some(Aside::Refused));
+    assert_eq!(bench.kernel.pins(Family::Ipv4).len(), 1, "it is in nobody's way");
+    bench.defaults_come(MGMT);
+    bench.run(secs(5));
+    bench.assert_way(PORT);
+    assert_eq!(bench.family(Family::Ipv4).aside, None);
 }
 
 #[test]

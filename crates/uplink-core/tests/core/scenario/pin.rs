@@ -2,7 +2,7 @@
 
 use uplink_core::own::{OwnRoute, TABLE_PIN};
 use uplink_core::policy::{Placement, Policy};
-use uplink_core::snapshot::{Attributes, Family, LinkIndex, Route, TABLE_MAIN};
+use uplink_core::snapshot::{Attributes, Family, LinkIndex, Prefix, Route, TABLE_MAIN};
 use uplink_core::status::{Aside, Notice};
 
 use crate::sim::bench::Bench;
@@ -254,6 +254,24 @@ fn it_copies_what_the_default_route_says() {
     bench.kernel.replace_route(route).expect("it is laid");
     bench.run(secs(1));
     assert_eq!(*pin(&bench, Family::Ipv4).attributes(), changed);
+}
+
+#[test]
+fn a_gateway_without_a_route_to_its_prefix_is_given_as_on_link() {
+    let mut bench = worker();
+    bench.forget_routes(|route| *route == default_route(PORT, Family::Ipv4));
+    for address in &mut bench.kernel.addresses {
+        address.no_prefix_route = address.link == PORT;
+    }
+    let destination = Prefix::host([169, 254, 99, 100].into());
+    let attributes = Attributes { onlink: true, ..Attributes::default() };
+    let named = Route { destination, attributes, ..default_route(PORT, Family::Ipv4) };
+    bench.kernel.add_route(named).expect("it is laid");
+    bench.start();
+    bench.run(secs(5));
+    bench.assert_way(PORT);
+    assert!(pin(&bench, Family::Ipv4).attributes().onlink);
+    assert!(!pin(&bench, Family::Ipv6).attributes().onlink, "link-local ones need no route");
 }
 
 #[test]
