@@ -18,7 +18,7 @@ pub(crate) enum Measure {
     Moves,
     /// From the end of the fault until the port was used again.
     Return,
-    /// From the deletion until the port was used again.
+    /// From the deletion of its route until it was there again, as the kernel announced both.
     Restored,
     /// Processor time in a minute, ended children included.
     Cpu,

@@ -122,14 +122,9 @@ fn flapping(contender: &Contender) -> Result<Vec<Sample>> {
 fn deleted(contender: &Contender) -> Result<Vec<Sample>> {
     let stage = Stage::set(contender)?;
     let deleted = stage.delete_route()?;
-    // The way may be back before a lookup has seen it gone.
-    let gone = stage.moves_to(MGMT, deleted, AFTERWARDS)?;
-    let back = match gone {
-        Some(gone) => stage.moves_to(PORT, gone, SWITCH_BOUND)?.map_or(NEVER, |at| millis(at.since(deleted))),
-        None => 0.0,
-    };
+    let back = stage.route_added(deleted, SWITCH_BOUND)?;
     Ok(vec![
-        Sample(Measure::Restored, back),
+        Sample(Measure::Restored, back.map_or(NEVER, |at| millis(at.since(deleted)))),
         Sample(Measure::Lost, count(stage.losses(deleted).packets)),
         overruns(&stage),
     ])

@@ -6,7 +6,8 @@ use std::time::Duration;
 use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
 use uplink_lab::{
-    Cable, Changes, End, Error, INTERNET4, Lookups, Result, STREAM_INTERVAL, Site, Stream, now, pass,
+    Cable, Change, Changes, End, Error, INTERNET4, Lookups, Result, Route, STREAM_INTERVAL, Site, Stream,
+    now, pass,
 };
 
 use crate::contenders::Contender;
@@ -23,9 +24,9 @@ pub(crate) const MGMT: &str = "mgmt";
 const PCI: &str = "0000:03:00.0";
 /// Where the stream goes and the way is asked to. Most contenders know nothing but IPv4.
 const INTERNET: IpAddr = IpAddr::V4(INTERNET4);
-/// How long a contender may take from its start until it uses the port.
-const START_BOUND: Duration = Duration::from_secs(60);
-/// Until a contender has settled after it first used the port.
+/// How long a contender may take from its start until it has settled on the port.
+const START_BOUND: Duration = Duration::from_secs(40);
+/// It has settled when nothing changed for so long.
 const SETTLE: Duration = Duration::from_secs(3);
 /// How long the stream may take to flow again after a move.
 const FLOW_BOUND: Duration = Duration::from_secs(10);
@@ -67,12 +68,26 @@ impl Stage {
         let begun = now();
         let running = Running::start(contender, &site.worker)?;
         let stage = Self { running, stream, lookups, changes, site };
-        stage.moves_to(PORT, begun, START_BOUND)?.ok_or(Error::Late {
-            what: format!("the port's use by {}", contender.name()),
-            bound: START_BOUND,
-        })?;
-        pass(SETTLE);
+        stage.settle(contender, begun)?;
         Ok(stage)
+    }
+
+    /// Waits until the port is in use, and stays.
+    fn settle(&self, contender: &Contender, begun: Instant) -> Result<()> {
+        let end = begun + START_BOUND;
+        let mut since = begun;
+        while let Some(used) = self.moves_to(PORT, since, end.since(now()))? {
+            pass(SETTLE);
+            since = now();
+            // The lookup that saw it is a moment later than the change.
+            if self.moves(used + LOOKUP_LATE) == 0 {
+                return Ok(());
+            }
+        }
+        Err(Error::Late {
+            what: format!("a lasting use of the port by {}", contender.name()),
+            bound: START_BOUND,
+        })
     }
 
     /// The cable of the port.
@@ -125,19 +140,33 @@ impl Stage {
         }
     }
 
-    /// Deletes the default route that is in use, as somebody by mistake; gives the moment right
-    /// before.
+    /// Deletes the default route that is in use, as somebody by mistake; gives the moment when the
+    /// kernel announced it.
     pub(crate) fn delete_route(&self) -> Result<Instant> {
         let routes = self.site.worker.default_routes(Family::Ipv4)?;
-        let through = routes.iter().filter(|route| route.interface.as_deref() == Some(PORT));
+        let through = routes.iter().filter(|route| is_through_port(route));
         let best = through.min_by_key(|route| route.metric);
         let best = best.ok_or_else(|| Error::Unexpected("there is no route through the port".to_owned()))?;
         let (table, metric, protocol) = (best.table, best.metric, best.protocol);
-        let moment = now();
+        let begun = now();
         self.site.worker.ip(&format!(
             "route del 0.0.0.0/0 via {GATEWAY} dev {PORT} table {table} metric {metric} proto {protocol}"
         ))?;
-        Ok(moment)
+        let is_it = |change: &Change| matches!(change, Change::RouteDeleted(route) if route == best);
+        Ok(self.changes.wait_for("the deletion of a route", begun, START_BOUND, is_it)?.at)
+    }
+
+    /// When a default route through the port was added after a moment; none if none was.
+    pub(crate) fn route_added(&self, since: Instant, bound: Duration) -> Result<Option<Instant>> {
+        let is_it = |change: &Change| {
+            let added = matches!(change, Change::RouteAdded(_));
+            added && change.route().is_some_and(|route| is_through_port(route) && route.is_default())
+        };
+        match self.changes.wait_for("a route through the port", since, bound, is_it) {
+            Ok(change) => Ok(Some(change.at)),
+            Err(Error::Late { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// News, frames and packets that the lab itself was too slow for.
@@ -145,6 +174,10 @@ impl Stage {
         let cables = [&self.site.port.cable, &self.site.mgmt.cable];
         self.changes.overruns() + cables.map(Cable::overruns).iter().sum::<u64>()
     }
+}
+
+fn is_through_port(route: &Route) -> bool {
+    route.family == Family::Ipv4 && route.interface.as_deref() == Some(PORT)
 }
 
 /// The usual site; the port has a name and an identity by which all contenders find it, and its IPv4
