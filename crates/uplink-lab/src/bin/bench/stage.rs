@@ -6,8 +6,8 @@ use std::time::Duration;
 use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
 use uplink_lab::{
-    Cable, Change, Changes, End, Error, INTERNET4, Lookups, Result, Route, STREAM_INTERVAL, Site, Stream,
-    now, pass,
+    Cable, Change, Changes, End, Error, INTERNET4, Lookups, Result, Route, STREAM_INTERVAL, Site, Stamped,
+    Stream, Way, now, pass,
 };
 
 use crate::contenders::Contender;
@@ -26,6 +26,8 @@ const PCI: &str = "0000:03:00.0";
 const INTERNET: IpAddr = IpAddr::V4(INTERNET4);
 /// How long a contender may take from its start until it has settled on the port.
 const START_BOUND: Duration = Duration::from_secs(40);
+/// How often that is looked at.
+const GLANCE: Duration = Duration::from_millis(50);
 /// It has settled when nothing changed for so long.
 const SETTLE: Duration = Duration::from_secs(3);
 /// How long the stream may take to flow again after a move.
@@ -72,22 +74,19 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Waits until the port is in use, and stays.
+    /// Waits until the port is in use, and has been for a while.
     fn settle(&self, contender: &Contender, begun: Instant) -> Result<()> {
-        let end = begun + START_BOUND;
-        let mut since = begun;
-        while let Some(used) = self.moves_to(PORT, since, end.since(now()))? {
-            pass(SETTLE);
-            since = now();
-            // The lookup that saw it is a moment later than the change.
-            if self.moves(used + LOOKUP_LATE) == 0 {
-                return Ok(());
+        let is_settled = |way: &Stamped<Way>| {
+            way.what.interface.as_deref() == Ok(PORT) && way.at > begun && now().since(way.at) >= SETTLE
+        };
+        while !self.lookups.report().changes.last().is_some_and(is_settled) {
+            if now().since(begun) >= START_BOUND {
+                let what = format!("a lasting use of the port by {}", contender.name());
+                return Err(Error::Late { what, bound: START_BOUND });
             }
+            pass(GLANCE);
         }
-        Err(Error::Late {
-            what: format!("a lasting use of the port by {}", contender.name()),
-            bound: START_BOUND,
-        })
+        Ok(())
     }
 
     /// The cable of the port.
