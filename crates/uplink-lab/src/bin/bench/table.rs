@@ -74,3 +74,25 @@ pub(crate) fn number(value: f64) -> String {
         value => format!("{value:.3}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{cell, number, ratio};
+    use crate::readings::{Figure, NEVER};
+
+    #[test]
+    fn a_cell_has_the_median_the_span_and_the_ratio() {
+        let base = Figure { median: 2.0, min: 2.0, max: 2.0 };
+        let figure = Figure { median: 12.8, min: 11.0, max: 120.4 };
+        assert_eq!(cell(figure, Some(base)), "12.8 (11.0–120) 6.40x");
+        assert_eq!(cell(base, None), "2.00");
+    }
+
+    #[test]
+    fn what_never_happened_has_no_ratio() {
+        let sometimes = Figure { median: NEVER, min: 3.0, max: NEVER };
+        assert_eq!(cell(sometimes, Some(Figure { median: 1.0, min: 1.0, max: 1.0 })), "never (3.00–never)");
+        assert_eq!(ratio(1.0, 0.0), None);
+        assert_eq!([0.0, 0.25, 1500.0].map(number), ["0", "0.250", "1500"]);
+    }
+}
