@@ -98,7 +98,9 @@ impl Contender {
     }
 }
 
-/// keepalived.conf(5). A VRRP instance needs an address of its own; nobody uses this one.
+/// keepalived.conf(5). A VRRP instance needs an address of its own; nobody uses this one. The priority
+/// is the highest that is not the owner's: after a loss it waits `(256 - priority) / 256` of a second
+/// longer (RFC 5798, section 6.1).
 fn keepalived() -> String {
     format!(
         "global_defs {{\n\
@@ -115,7 +117,7 @@ fn keepalived() -> String {
          \u{20}   state BACKUP\n\
          \u{20}   interface {PORT}\n\
          \u{20}   virtual_router_id 51\n\
-         \u{20}   priority 100\n\
+         \u{20}   priority 254\n\
          \u{20}   advert_int 1\n\
          \u{20}   virtual_ipaddress {{\n        10.0.120.251/32 dev {PORT}\n    }}\n\
          \u{20}   virtual_routes {{\n        0.0.0.0/0 via {GATEWAY} dev {PORT} metric 50\n    }}\n\
