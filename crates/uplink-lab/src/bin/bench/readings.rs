@@ -10,6 +10,10 @@ pub(crate) const NEVER: f64 = f64::INFINITY;
 pub(crate) enum Measure {
     /// From the fault to the kernel's announcement of the switch.
     Switch,
+    /// From the kernel's announcement of a lost carrier to that of the switch: the kernel itself holds
+    /// its announcement back for up to a second when links of any namespace changed shortly before
+    /// (net/core/link_watch.c).
+    Reaction,
     /// The longest time without a packet that arrived.
     Outage,
     /// Packets that did not arrive, of a thousand a second.
@@ -35,8 +39,9 @@ pub(crate) enum Measure {
 
 impl Measure {
     /// What is shown of each contender, in this order.
-    pub(crate) const SHOWN: [Self; 10] = [
+    pub(crate) const SHOWN: [Self; 11] = [
         Self::Switch,
+        Self::Reaction,
         Self::Restored,
         Self::Return,
         Self::Outage,
@@ -52,6 +57,7 @@ impl Measure {
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Switch => "time to switch, ms",
+            Self::Reaction => "of it after the kernel said so",
             Self::Outage => "longest outage, ms",
             Self::Lost => "packets lost",
             Self::Moves => "changes of the way",

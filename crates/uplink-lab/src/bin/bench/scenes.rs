@@ -61,7 +61,13 @@ fn silent(contender: &Contender) -> Result<Vec<Sample>> {
 fn carrier(contender: &Contender) -> Result<Vec<Sample>> {
     let stage = Stage::set(contender)?;
     let fault = stage.cut()?;
-    switch(&stage, fault)
+    let mut samples = switch(&stage, fault)?;
+    if let Some(announced) = stage.carrier_lost(fault) {
+        let reaction = samples.iter().find(|sample| sample.0 == Measure::Switch);
+        let reaction = reaction.map(|sample| sample.1 - millis(announced.since(fault)));
+        samples.extend(reaction.map(|millis| Sample(Measure::Reaction, millis.max(0.0))));
+    }
+    Ok(samples)
 }
 
 fn down(contender: &Contender) -> Result<Vec<Sample>> {

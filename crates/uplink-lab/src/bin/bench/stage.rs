@@ -121,6 +121,15 @@ impl Stage {
         Ok(ipv4.map(|change| change.at).find(is_cause).or(Some(way)))
     }
 
+    /// When the kernel announced that the port has no carrier; none if it did not since a moment.
+    pub(crate) fn carrier_lost(&self, since: Instant) -> Option<Instant> {
+        let changes = self.changes.since(since);
+        let lost = changes.iter().find(|change| {
+            matches!(&change.what, Change::Link { interface, carrier: false, .. } if interface == PORT)
+        });
+        lost.map(|change| change.at)
+    }
+
     /// How often the way to the internet changed since a moment.
     pub(crate) fn moves(&self, since: Instant) -> usize {
         self.lookups.report().changes.iter().filter(|way| way.at >= since).count()
