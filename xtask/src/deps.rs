@@ -11,6 +11,14 @@ type Needed = (&'static str, &'static str);
 /// Programs that the demo runs.
 pub(crate) const FOR_DEMO: [Needed; 1] = [("ip", "iproute2")];
 
+/// Programs that the benchmark cannot do without.
+pub(crate) const FOR_BENCH: [Needed; 3] =
+    [("ip", "iproute2"), ("unshare", "util-linux"), ("nsenter", "util-linux")];
+
+/// Programs that the benchmark compares with, and what these run.
+pub(crate) const FOR_COMPARISON: [Needed; 3] =
+    [("keepalived", "keepalived"), ("fping", "fping"), ("ping", "iputils-ping")];
+
 /// Programs that the tests run.
 pub(crate) const FOR_TESTS: [Needed; 5] = [
     ("ip", "iproute2"),

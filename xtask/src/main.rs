@@ -1,4 +1,5 @@
-//! The project's commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask install-deps`.
+//! The project's commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`,
+//! `cargo xtask install-deps`.
 //!
 //! Each is a list of steps; a step is named when it begins, timed, and the first that fails ends it.
 #![allow(
@@ -11,6 +12,7 @@ mod deps;
 mod planted;
 mod run;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -32,6 +34,12 @@ enum Task {
     Demo,
     /// Install or name what is missing, then run every check and every test
     Test,
+    /// Measure the daemon beside what people use today: a table, and files if asked; under 20 minutes
+    Bench {
+        /// Handed on to the benchmark; `-- --help` lists what there is
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<OsString>,
+    },
     /// Plant known bugs in the core, one at a time, and show which tests find them
     Planted,
     /// Install or name the programs that tests and demo need
@@ -42,6 +50,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Task::Demo => demo(),
         Task::Test => test(),
+        Task::Bench { options } => bench(&options),
         Task::Planted => planted::find(),
         Task::InstallDeps => step("programs that tests need", || deps::programs(&deps::FOR_TESTS)),
     };
@@ -63,6 +72,22 @@ fn demo() -> Result<(), Failure> {
     let built = run::release()?;
     let [demo, daemon, client] = ["demo", "uplinkd", "uplinkctl"].map(|name| built.join(name));
     program(demo, []).args([daemon, client]).run()
+}
+
+/// Builds the real daemon and the benchmark with optimisation, and runs the benchmark where we are.
+fn bench(options: &[OsString]) -> Result<(), Failure> {
+    step("programs that the benchmark needs", || deps::programs(&deps::FOR_BENCH))?;
+    // Without these there is less to compare with; the benchmark says what it skipped.
+    if let Err(failure) = step("programs to compare with", || deps::programs(&deps::FOR_COMPARISON)) {
+        println!("{failure}");
+    }
+    step("build with optimisation, which takes some minutes the first time", || {
+        cargo(["build", "--release", "-p", "uplinkd", "-p", "uplink-lab"]).run()
+    })?;
+    let built = run::release()?;
+    let here = std::env::current_dir()
+        .map_err(|error| Failure::Other(format!("failed to find the current folder: {error}")))?;
+    program(built.join("bench"), []).within(&here).args([built.join("uplinkd")]).args(options).run()
 }
 
 /// Every check and every test; what is quick to fail comes first.

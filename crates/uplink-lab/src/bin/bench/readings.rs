@@ -1,0 +1,127 @@
+//! What was measured, by contender, scene and measure.
+
+use crate::scenes::Scene;
+
+/// The time of something that did not happen as long as it was waited for.
+pub(crate) const NEVER: f64 = f64::INFINITY;
+
+/// What a figure tells. Smaller is better for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Measure {
+    /// From the fault to the kernel's announcement of the switch.
+    Switch,
+    /// From the kernel's announcement of a lost carrier to that of the switch: the kernel itself holds
+    /// its announcement back for up to a second when links of any namespace changed shortly before
+    /// (net/core/link_watch.c).
+    Reaction,
+    /// The longest time without a packet that arrived.
+    Outage,
+    /// Packets that did not arrive, of a thousand a second.
+    Lost,
+    /// How often the way to the internet changed.
+    Moves,
+    /// From the end of the fault until the port was used again.
+    Return,
+    /// From the deletion of its route until it was there again, as the kernel announced both.
+    Restored,
+    /// Processor time in a minute, ended children included.
+    Cpu,
+    /// Resident memory of all its processes.
+    Resident,
+    /// Resident memory, shared pages counted by share.
+    Proportional,
+    /// Processes and threads started in a minute.
+    Started,
+    /// How often the lab was too slow to see everything. No figure of the contender's: it spoils
+    /// those beside it unless it is 0.
+    Overruns,
+}
+
+impl Measure {
+    /// What is shown of each contender, in this order.
+    pub(crate) const SHOWN: [Self; 11] = [
+        Self::Switch,
+        Self::Reaction,
+        Self::Restored,
+        Self::Return,
+        Self::Outage,
+        Self::Lost,
+        Self::Moves,
+        Self::Cpu,
+        Self::Resident,
+        Self::Proportional,
+        Self::Started,
+    ];
+
+    /// In words, with the unit.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Switch => "time to switch, ms",
+            Self::Reaction => "of it after the kernel said so",
+            Self::Outage => "longest outage, ms",
+            Self::Lost => "packets lost",
+            Self::Moves => "changes of the way",
+            Self::Return => "back after, s (slow on purpose)",
+            Self::Restored => "restored after, ms",
+            Self::Cpu => "CPU, ms a minute",
+            Self::Resident => "resident, MB",
+            Self::Proportional => "resident by share, MB",
+            Self::Started => "processes a minute",
+            Self::Overruns => "overruns of the lab",
+        }
+    }
+
+    /// Whether less of it is plainly better, so that a ratio tells something.
+    pub(crate) const fn is_judged(self) -> bool {
+        !matches!(self, Self::Return | Self::Overruns)
+    }
+}
+
+/// A figure of one run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sample(pub(crate) Measure, pub(crate) f64);
+
+/// A figure of all runs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Figure {
+    /// The median.
+    pub(crate) median: f64,
+    /// The least.
+    pub(crate) min: f64,
+    /// The most.
+    pub(crate) max: f64,
+}
+
+/// Everything measured, in the order in which it was.
+#[derive(Debug, Default)]
+pub(crate) struct Readings(Vec<(&'static str, &'static str, Sample)>);
+
+impl Readings {
+    /// Adds what a run gave.
+    pub(crate) fn add(&mut self, contender: &'static str, scene: &Scene, samples: Vec<Sample>) {
+        self.0.extend(samples.into_iter().map(|sample| (contender, scene.title, sample)));
+    }
+
+    /// The samples of all runs of a scene, sorted.
+    pub(crate) fn samples(&self, contender: &str, scene: &Scene, measure: Measure) -> Vec<f64> {
+        let mine = self.0.iter().filter(|(whose, which, sample)| {
+            *whose == contender && *which == scene.title && sample.0 == measure
+        });
+        let mut values: Vec<f64> = mine.map(|(_, _, sample)| sample.1).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        values
+    }
+
+    /// All runs of a scene in one figure; none if it was not measured.
+    pub(crate) fn figure(&self, contender: &str, scene: &Scene, measure: Measure) -> Option<Figure> {
+        let values = self.samples(contender, scene, measure);
+        let median = *values.get(values.len() / 2)?;
+        Some(Figure { median, min: *values.first()?, max: *values.last()? })
+    }
+
+    /// How often the lab was too slow in a run of any scene.
+    pub(crate) fn overruns(&self) -> f64 {
+        let all = self.0.iter().map(|(_, _, sample)| sample);
+        all.filter(|sample| sample.0 == Measure::Overruns).map(|sample| sample.1).sum()
+    }
+}
