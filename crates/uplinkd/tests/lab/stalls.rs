@@ -22,16 +22,16 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn idle() -> Outcome {
-    stalls(&Scene::usual()?)
+    stalls(Scene::usual()?)
 }
 
 fn under_load() -> Outcome {
     let scene = Scene::usual()?;
     let _load = Load::start(4);
-    stalls(&scene)
+    stalls(scene)
 }
 
-fn stalls(scene: &Scene) -> Outcome {
+fn stalls(scene: Scene) -> Outcome {
     let begin = now();
     for span in [SHORT, LONG, SHORT, LONG] {
         scene.daemon.stall(span)?;
@@ -49,6 +49,8 @@ fn stalls(scene: &Scene) -> Outcome {
         .collect();
     assert!(blame.is_empty(), "{blame:?}");
     assert_eq!(scene.writes(begin), []);
+    let ending = scene.finish()?;
+    assert!(ending.streams.iter().all(|stream| stream.lost == 0), "packets were lost: {ending:?}");
     Ok(())
 }
 
