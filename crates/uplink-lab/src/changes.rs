@@ -3,22 +3,23 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use netlink_packet_core::NetlinkPayload;
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
-use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use socket2::SockRef;
 use uplink_core::time::Instant;
 
+use crate::clock::now;
 use crate::error::{Doing, Result};
 use crate::host::Host;
 use crate::kernel::{Names, Route, messages, read_route};
@@ -28,6 +29,9 @@ use crate::sys;
 /// The kernel's news groups that are joined (`RTNLGRP_*`, linux/rtnetlink.h): link, IPv4 address,
 /// route and rule, IPv6 address, route and rule, next hop.
 const GROUPS: [u32; 8] = [1, 5, 7, 8, 9, 11, 19, 32];
+
+/// The kernel answers a question about an interface within this, and the listener reads the answer.
+const CAUGHT_UP: Duration = Duration::from_secs(10);
 
 /// What the kernel said has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,10 +115,23 @@ pub struct Rule {
 /// A running listener.
 #[derive(Debug)]
 pub struct Changes {
-    seen: Arc<Record<Change>>,
-    overruns: Arc<AtomicU64>,
-    stop: Arc<EventFd>,
+    heard: Arc<Heard>,
+    /// Number of the last question of [`Changes::caught_up`].
+    asked: AtomicU32,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the listener shares with those who ask.
+#[derive(Debug)]
+struct Heard {
+    socket: Socket,
+    /// The socket's netlink port.
+    port: u32,
+    seen: Record<Change>,
+    /// Numbers of our own questions that were answered.
+    answered: Record<u32>,
+    overruns: AtomicU64,
+    stop: EventFd,
 }
 
 impl Changes {
@@ -123,22 +140,42 @@ impl Changes {
     /// # Errors
     /// If the socket cannot be opened.
     pub fn start(host: &Host) -> Result<Self> {
-        let socket = host.run(open).doing("open a netlink socket")?;
+        let (socket, port) = host.run(open).doing("open a netlink socket")?;
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).doing("make an eventfd")?;
-        let (stop, seen) = (Arc::new(stop), Arc::new(Record::new()));
-        let overruns = Arc::new(AtomicU64::new(0));
-        let (stopped, record, lost) = (stop.clone(), seen.clone(), overruns.clone());
+        let (seen, answered) = (Record::new(), Record::new());
+        let heard = Arc::new(Heard { socket, port, seen, answered, overruns: AtomicU64::new(0), stop });
+        let shared = heard.clone();
         let thread = host.thread("changes", move || {
             sys::hurry();
-            listen(&socket, &stopped, &record, &lost);
+            listen(&shared);
         })?;
-        Ok(Self { seen, overruns, stop, thread: Some(thread) })
+        Ok(Self { heard, asked: AtomicU32::new(0), thread: Some(thread) })
+    }
+
+    /// Waits until all that the kernel has announced is read, and gives the moment: what happened before
+    /// is stamped earlier, however late the listener was.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked, or the listener does not get that far.
+    pub fn caught_up(&self) -> Result<Instant> {
+        let number = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        // The answer to a question stands in the socket's queue behind all that was announced before it.
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetLink(loopback()));
+        message.header.flags = NLM_F_REQUEST;
+        message.header.sequence_number = number;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.heard.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).doing("ask for an interface")?;
+        let answer = |answered: &u32| *answered == number;
+        self.heard.answered.wait_for("the listener", Instant::BOOT, CAUGHT_UP, answer)?;
+        Ok(now())
     }
 
     /// Everything so far, in the kernel's order.
     #[must_use]
     pub fn all(&self) -> Vec<Stamped<Change>> {
-        self.seen.all()
+        self.heard.seen.all()
     }
 
     /// Everything since a moment.
@@ -175,64 +212,85 @@ impl Changes {
         bound: Duration,
         is_it: impl FnMut(&Change) -> bool,
     ) -> Result<Stamped<Change>> {
-        self.seen.wait_for(what, since, bound, is_it)
+        self.heard.seen.wait_for(what, since, bound, is_it)
     }
 
     /// How often the kernel had more to say than the socket had room for. Anything but 0 means that
     /// changes were missed.
     #[must_use]
     pub fn overruns(&self) -> u64 {
-        self.overruns.load(Ordering::Relaxed)
+        self.heard.overruns.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Changes {
     fn drop(&mut self) {
         // An eventfd takes 2^64 writes, and the listener does not panic.
-        let _ = self.stop.write(1);
+        let _ = self.heard.stop.write(1);
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-fn open() -> std::io::Result<Socket> {
+fn open() -> std::io::Result<(Socket, u32)> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
+    let address = socket.bind_auto()?;
     sys::enlarge(&SockRef::from(&socket));
     for group in GROUPS {
         socket.add_membership(group)?;
     }
-    Ok(socket)
+    Ok((socket, address.port_number()))
 }
 
-fn listen(socket: &Socket, stop: &EventFd, seen: &Record<Change>, overruns: &AtomicU64) {
+/// The interface that each host has, and always as the first.
+fn loopback() -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = 1;
+    message
+}
+
+fn listen(heard: &Heard) {
     let mut names = Names::default();
     loop {
-        let mut polled =
-            [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        let (socket, stop) = (heard.socket.as_fd(), heard.stop.as_fd());
+        let mut polled = [PollFd::new(socket, PollFlags::POLLIN), PollFd::new(stop, PollFlags::POLLIN)];
         // It fails when interrupted, or out of memory; either way asking again is right.
         let _ = poll(&mut polled, PollTimeout::NONE);
         if polled[1].any().unwrap_or(true) {
             return;
         }
-        match socket.recv_from_full() {
+        match heard.socket.recv_from_full() {
             Ok((datagram, _)) => {
                 for message in messages(&datagram) {
-                    seen.push(read(message, &mut names));
+                    heard.take_in(message, &mut names);
                 }
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                overruns.fetch_add(1, Ordering::Relaxed);
+                heard.overruns.fetch_add(1, Ordering::Relaxed);
             }
             Err(_) => {}
         }
     }
 }
 
-fn read(
-    message: std::result::Result<NetlinkPayload<RouteNetlinkMessage>, String>,
-    names: &mut Names,
-) -> Change {
-    let Ok(NetlinkPayload::InnerMessage(message)) = message else {
+impl Heard {
+    fn take_in(
+        &self,
+        message: std::result::Result<NetlinkMessage<RouteNetlinkMessage>, String>,
+        names: &mut Names,
+    ) {
+        match message {
+            // What is announced bears the port of who changed it.
+            Ok(answer) if answer.header.port_number == self.port => {
+                self.answered.push(answer.header.sequence_number);
+            }
+            Ok(announced) => self.seen.push(read(announced.payload, names)),
+            Err(_) => self.seen.push(Change::Other),
+        }
+    }
+}
+
+fn read(payload: NetlinkPayload<RouteNetlinkMessage>, names: &mut Names) -> Change {
+    let NetlinkPayload::InnerMessage(message) = payload else {
         return Change::Other;
     };
     let change = match &message {

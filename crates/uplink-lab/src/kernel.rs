@@ -247,8 +247,8 @@ pub(crate) fn ask_on(
     let mut answers = Vec::new();
     loop {
         let (datagram, _) = socket.recv_from_full()?;
-        for payload in messages(&datagram) {
-            match payload.map_err(io::Error::other)? {
+        for message in messages(&datagram) {
+            match message.map_err(io::Error::other)?.payload {
                 NetlinkPayload::Done(_) => return Ok(answers),
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
                 NetlinkPayload::InnerMessage(answer) => answers.push(answer),
@@ -264,7 +264,7 @@ pub(crate) fn ask_on(
 /// The messages in a datagram, or for one that does not decode why not.
 pub(crate) fn messages(
     mut datagram: &[u8],
-) -> Vec<std::result::Result<NetlinkPayload<RouteNetlinkMessage>, String>> {
+) -> Vec<std::result::Result<NetlinkMessage<RouteNetlinkMessage>, String>> {
     let mut found = Vec::new();
     // struct nlmsghdr (linux/netlink.h): the length comes first; messages stand at multiples of 4.
     while let Some(&[a, b, c, d]) = datagram.first_chunk::<4>() {
@@ -272,10 +272,7 @@ pub(crate) fn messages(
         let Some(message) = datagram.get(..length).filter(|_| length >= 16) else {
             break;
         };
-        found.push(match NetlinkMessage::deserialize(message) {
-            Ok(message) => Ok(message.payload),
-            Err(error) => Err(error.to_string()),
-        });
+        found.push(NetlinkMessage::deserialize(message).map_err(|error| error.to_string()));
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     found

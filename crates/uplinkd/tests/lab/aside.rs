@@ -61,13 +61,13 @@ fn returns(scene: &Scene) -> Outcome {
 
 fn last_resort() -> Outcome {
     let scene = Scene::configured(BRISK)?;
-    let since = now();
+    let since = scene.changes.caught_up()?;
     scene.write(&[
         "route add unreachable 0.0.0.0/0 metric 4278198272",
         "route add unreachable ::/0 metric 4278198272",
     ])?;
     scene.stays(Duration::from_millis(300))?;
-    assert_eq!(scene.writes(since), []);
+    assert_eq!(scene.writes(since)?, []);
     scene.fail_over()?;
     scene.come_back()?;
     scene.finish_among()?;
@@ -141,11 +141,11 @@ fn tunnel() -> Outcome {
 
 fn worse_tunnel() -> Outcome {
     let scene = Scene::configured(BRISK)?;
-    let since = now();
+    let since = scene.changes.caught_up()?;
     scene.write(&["tuntap add dev vpn mode tun", "link set vpn up"])?;
     scene.write(&["route add 0.0.0.0/0 dev vpn metric 500", "route add ::/0 dev vpn metric 500"])?;
     scene.stays(Duration::from_millis(300))?;
-    assert_eq!(scene.writes(since), []);
+    assert_eq!(scene.writes(since)?, []);
     scene.fail_over()?;
     scene.come_back()?;
     scene.finish_among()?;

@@ -86,7 +86,7 @@ fn dhcp_after(wait: Duration) -> Result<(Scene, Instant), Failed> {
     let scene = Scene::booting(site, "")?;
     sleep_until(scene.daemon.started() + wait);
     scene.leads_to("mgmt")?;
-    assert_eq!(scene.writes(scene.daemon.started()), []);
+    assert_eq!(scene.writes(scene.daemon.started())?, []);
     let leased = now();
     scene.site.lay_addresses(&scene.site.port, "port")?;
     scene.site.lay_default(&scene.site.port, "port", scene.site.port.metric)?;
@@ -150,7 +150,7 @@ fn both_silent() -> Outcome {
     let ready = scene.daemon.wait_ready(SOON)?.since(scene.daemon.started());
     assert!(ready >= Duration::from_secs(3), "READY after {ready:?}");
     scene.leads_to("mgmt")?;
-    assert_eq!(scene.writes(scene.daemon.started()), []);
+    assert_eq!(scene.writes(scene.daemon.started())?, []);
     let healed = scene.site.port.cable.heal();
     scene.moves_to("port", healed, SOON)?;
     scene.site.mgmt.cable.heal();

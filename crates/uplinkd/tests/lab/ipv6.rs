@@ -103,22 +103,22 @@ fn advertised() -> Outcome {
     scene.leads_to("port")?;
     let port = &scene.site.port;
 
-    let since = now();
+    let since = scene.changes.caught_up()?;
     for hop_limit in [0, 64, 64, 32, 32, 64, 0, 0] {
         advertise(port, Advertisement { lifetime: 900, hop_limit, ..ROUTER })?;
         pass(Duration::from_millis(20));
     }
     scene.stays(Duration::from_millis(200))?;
-    let written = scene.writes(since);
+    let written = scene.writes(since)?;
     // A hop limit is something that the route says, and the pin follows it; nothing else changed.
     assert!(written.len() <= 8, "{written:?}");
-    let since = now();
+    let since = scene.changes.caught_up()?;
     for _ in 0..5 {
         advertise(port, ROUTER)?;
         pass(Duration::from_millis(20));
     }
     scene.stays(Duration::from_millis(200))?;
-    assert_eq!(scene.writes(since), [], "refreshed");
+    assert_eq!(scene.writes(since)?, [], "refreshed");
 
     let withdrawn = now();
     advertise(port, Advertisement { lifetime: 0, ..ROUTER })?;
@@ -159,10 +159,10 @@ fn preferred() -> Outcome {
     let scene = Scene::begin(site, BRISK)?;
     scene.leads_to("port")?;
     scene.fail_over()?;
-    let since = now();
+    let since = scene.changes.caught_up()?;
     advertise(&scene.site.mgmt, Advertisement { preference: RouterPreference::Low, ..ROUTER })?;
     scene.stays(Duration::from_millis(300))?;
-    assert_eq!(scene.writes(since), []);
+    assert_eq!(scene.writes(since)?, []);
     scene.come_back()?;
     scene.finish_among()?;
     Ok(())

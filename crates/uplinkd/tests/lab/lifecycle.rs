@@ -102,7 +102,7 @@ fn stopped_aside() -> Outcome {
     scene.daemon.wait_for_note("that it stands aside", Instant::BOOT, SOON, |note| {
         note.matches("standing aside: the best default route is multipath").count() == 2
     })?;
-    assert_eq!(scene.writes(Instant::BOOT), []);
+    assert_eq!(scene.writes(Instant::BOOT)?, []);
     scene.finish()?;
     Ok(())
 }
@@ -113,7 +113,7 @@ fn killed() -> Outcome {
     scene.stays(Duration::from_millis(500))?;
     scene.start_again("")?;
     scene.stays(PATIENCE + PATIENCE / 2)?;
-    assert_eq!(scene.writes(killed), [], "the pin was to be taken over");
+    assert_eq!(scene.writes(killed)?, [], "the pin was to be taken over");
     let ending = scene.finish()?;
     assert!(ending.streams.iter().all(|stream| stream.lost == 0), "packets were lost: {ending:?}");
     Ok(())
@@ -178,7 +178,7 @@ fn restarted() -> Outcome {
         scene.becomes("port", family, "up")?;
     }
     scene.stays(PATIENCE)?;
-    assert_eq!(scene.writes(restart), []);
+    assert_eq!(scene.writes(restart)?, []);
     let ending = scene.finish()?;
     assert!(ending.streams.iter().all(|stream| stream.lost == 0), "packets were lost: {ending:?}");
     Ok(())
@@ -208,11 +208,11 @@ fn started_while_silent() -> Outcome {
     scene.daemon.stop(END)?;
     scene.leads_to("mgmt")?;
     scene.site.port.cable.fault(&[Fault::Silent]);
-    let since = now();
+    let since = scene.changes.caught_up()?;
     // After a stop it begins as after boot: it waits for the port.
     scene.start_again("boot_wait = \"2s\"")?;
     scene.stays(2 * PATIENCE)?;
-    assert_eq!(scene.writes(since), []);
+    assert_eq!(scene.writes(since)?, []);
     scene.finish()?;
     Ok(())
 }
@@ -228,7 +228,7 @@ fn forgetful() -> Outcome {
     scene.site.worker.write(MEMORY, memory)?;
     scene.start_again("")?;
     scene.stays(2 * PATIENCE)?;
-    assert_eq!(scene.writes(since), []);
+    assert_eq!(scene.writes(since)?, []);
     scene.finish()?;
     Ok(())
 }
@@ -242,7 +242,7 @@ fn damaged_memory() -> Outcome {
         line.contains(&format!("failed to read {MEMORY}")) && line.contains("beginning without memory")
     })?;
     scene.stays(PATIENCE)?;
-    assert_eq!(scene.writes(since), [], "the pin was to be taken over");
+    assert_eq!(scene.writes(since)?, [], "the pin was to be taken over");
     scene.finish()?;
     Ok(())
 }
@@ -257,7 +257,7 @@ fn second_instance() -> Outcome {
     assert_eq!(second.code, Some(1), "{}", second.said);
     let clear = second.said.contains("another uplinkd is running") && second.said.contains("stop it first");
     assert!(clear, "{}", second.said);
-    assert_eq!(scene.writes(since), []);
+    assert_eq!(scene.writes(since)?, []);
     assert_eq!(scene.daemon.log().len(), lines, "the first noticed: {:?}", scene.daemon.log());
     scene.daemon.status()?;
     scene.moves_to("mgmt", scene.site.port.cable.fault(&[Fault::Silent]), SOON)?;

@@ -58,7 +58,7 @@ fn carrier_of_management() -> Outcome {
     scene.becomes("mgmt", Family::Ipv4, "link")?;
     scene.site.mgmt.cable.carrier(End::Worker, true)?;
     scene.becomes("mgmt", Family::Ipv4, "up")?;
-    assert_eq!(scene.writes(fault), []);
+    assert_eq!(scene.writes(fault)?, []);
     let ending = scene.finish()?;
     assert!(ending.streams.iter().all(|stream| stream.lost == 0), "{ending:?}");
     Ok(())
@@ -173,7 +173,7 @@ fn source_gone() -> Outcome {
     )?;
     let scene = Scene::begin(site, "")?;
     scene.leads_to("port")?;
-    let since = now();
+    let since = scene.changes.caught_up()?;
     // Both default routes through the port go with it, without a message.
     scene.site.worker.ip("address delete 10.0.120.2/24 dev port")?;
     let laid =
@@ -182,7 +182,7 @@ fn source_gone() -> Outcome {
     scene.leads_to("port")?;
     scene.becomes(DPU, Family::Ipv4, "up")?;
     scene.stays(PATIENCE)?;
-    let added = scene.writes(since).iter().filter(|change| laid(&change.what)).count();
+    let added = scene.writes(since)?.iter().filter(|change| laid(&change.what)).count();
     assert_eq!(added, 1, "the pin was laid more than once");
     scene.finish_changed()?;
     Ok(())
@@ -190,7 +190,7 @@ fn source_gone() -> Outcome {
 
 fn renamed() -> Outcome {
     let scene = Scene::usual()?;
-    let since = now();
+    let since = scene.changes.caught_up()?;
     rename(&scene, "port", "portal")?;
     scene.moves_to("portal", since, SOON)?;
     scene.stays(PATIENCE)?;
@@ -199,7 +199,7 @@ fn renamed() -> Outcome {
     scene.leads_to("port")?;
     scene.stays(PATIENCE)?;
     assert_eq!(scene.uplink(DPU)?["interface"], "port");
-    assert_eq!(scene.writes(since), []);
+    assert_eq!(scene.writes(since)?, []);
     let ending = scene.finish()?;
     assert!(ending.streams.iter().all(|stream| stream.lost == 0), "{ending:?}");
     Ok(())

@@ -97,7 +97,7 @@ fn table() -> Outcome {
     assert_eq!(near.interface.as_deref(), Some("mgmt"));
     let in_main = |change: &Change| change.route().is_some_and(|route| route.table == TABLE_MAIN);
     let written: Vec<_> =
-        scene.writes(scene.daemon.started()).into_iter().filter(|change| in_main(&change.what)).collect();
+        scene.writes(scene.daemon.started())?.into_iter().filter(|change| in_main(&change.what)).collect();
     assert_eq!(written, []);
     scene.finish()?;
     Ok(())
@@ -138,13 +138,13 @@ fn rules_contested() -> Outcome {
     site.worker.give_pci("port", crate::scene::PCI)?;
     let scene = Scene::begin(site, "placement = \"table\"")?;
     scene.leads_to("port")?;
-    let since = now();
+    let since = scene.changes.caught_up()?;
     let mut deleted = 0;
     while deleted < 100 && now() < since + Duration::from_secs(3) {
         deleted += u32::from(scene.site.worker.ip("-4 rule delete priority 32765 lookup 117").is_ok());
     }
     let added = |change: &&uplink_lab::Stamped<Change>| matches!(change.what, Change::RuleAdded(_));
-    let written = scene.writes(since).iter().filter(added).count();
+    let written = scene.writes(since)?.iter().filter(added).count();
     assert!((5..=80).contains(&written), "{written} rules were written, {deleted} deleted");
     scene.daemon.wait_for_log("the contest", since, SOON, |line| line.contains("keeps undoing"))?;
     scene.finish()?;
@@ -157,7 +157,7 @@ fn main_without_room() -> Outcome {
     for family in Family::ALL {
         assert_eq!(scene.status_of(family, "aside")?, "no_room");
     }
-    assert_eq!(scene.writes(scene.daemon.started()), []);
+    assert_eq!(scene.writes(scene.daemon.started())?, []);
     scene.leads_to("mgmt")?;
     let mgmt = &scene.site.mgmt;
     scene.write(&[defaults("add", mgmt, 100, ""), defaults("delete", mgmt, 2, "")])?;
@@ -178,11 +178,11 @@ fn room_vanishes() -> Outcome {
         in_own_table(&scene, family)?;
     }
     scene.leads_to("port")?;
-    let since = now();
+    let since = scene.changes.caught_up()?;
     scene.write(&[defaults("delete", mgmt, 1, "")])?;
     scene.stays(Duration::from_millis(300))?;
     // What outranks every metric need not move.
-    assert_eq!(scene.writes(since), []);
+    assert_eq!(scene.writes(since)?, []);
     scene.fail_over()?;
     scene.come_back()?;
     scene.finish()?;

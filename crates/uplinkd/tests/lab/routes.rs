@@ -71,7 +71,7 @@ fn is_pin(wanted: Family, added: bool) -> impl FnMut(&Change) -> bool {
 
 fn renewed() -> Outcome {
     let scene = Scene::usual()?;
-    let since = now();
+    let since = scene.changes.caught_up()?;
     for uplink in [&scene.site.port, &scene.site.mgmt] {
         for _ in 0..5 {
             scene.write(&[defaults("delete", uplink, uplink.metric, "")])?;
@@ -83,7 +83,7 @@ fn renewed() -> Outcome {
     }
     scene.stays(Duration::from_millis(200))?;
     never_led_to(&scene, "mgmt", since)?;
-    assert_eq!(scene.writes(since), [], "a pin that is right is left alone");
+    assert_eq!(scene.writes(since)?, [], "a pin that is right is left alone");
     let ending = scene.finish()?;
     assert_nothing_lost(&ending.streams);
     Ok(())
@@ -109,10 +109,10 @@ fn renewed_in_outage() -> Outcome {
 
 fn port_deleted() -> Outcome {
     let scene = Scene::configured(BRISK)?;
-    let since = now();
+    let since = scene.changes.caught_up()?;
     scene.write(&[defaults("delete", &scene.site.port, 101, "")])?;
     scene.stays(Duration::from_millis(500))?;
-    assert_eq!(scene.writes(since), []);
+    assert_eq!(scene.writes(since)?, []);
     scene.fail_over()?;
     scene.come_back()?;
     scene.write(&[defaults("add", &scene.site.port, 101, "")])?;
@@ -185,7 +185,7 @@ fn all_deleted() -> Outcome {
     scene.stays(Duration::from_millis(1500))?;
     scene.write(&all.map(|uplink| defaults("add", uplink, uplink.metric, "")))?;
     scene.stays(Duration::from_millis(500))?;
-    assert_eq!(scene.writes(since), []);
+    assert_eq!(scene.writes(since)?, []);
     let ending = scene.finish()?;
     assert_nothing_lost(&ending.streams);
     Ok(())
@@ -242,19 +242,19 @@ fn port_gateway_in_outage() -> Outcome {
 fn other_metrics() -> Outcome {
     let scene = Scene::usual()?;
     let mgmt = &scene.site.mgmt;
-    let since = now();
+    let since = scene.changes.caught_up()?;
     scene.write(&[defaults("add", mgmt, 20100, ""), defaults("delete", mgmt, 100, "")])?;
     scene.stays(Duration::from_millis(300))?;
-    assert_eq!(scene.writes(since), [], "raised");
+    assert_eq!(scene.writes(since)?, [], "raised");
     scene.write(&[defaults("add", mgmt, 50, ""), defaults("delete", mgmt, 20100, "")])?;
     for family in Family::ALL {
         scene.pinned(family, "one pin below 50", |pins| matches!(pins, [pin] if pin.metric < 50))?;
     }
     scene.leads_to("port")?;
-    let since = now();
+    let since = scene.changes.caught_up()?;
     scene.write(&[defaults("add", mgmt, 100, ""), defaults("delete", mgmt, 50, "")])?;
     scene.stays(Duration::from_millis(300))?;
-    assert_eq!(scene.writes(since), [], "raised again");
+    assert_eq!(scene.writes(since)?, [], "raised again");
     // The port's own falls below everything: there is nothing left to pin.
     scene
         .write(&[defaults("add", &scene.site.port, 10, ""), defaults("delete", &scene.site.port, 101, "")])?;
@@ -357,10 +357,10 @@ fn nexthop_object() -> Outcome {
         scene.pinned(family, "a pin below 40", |pins| matches!(pins, [pin] if pin.metric < 40))?;
     }
     scene.leads_to("port")?;
-    let since = now();
+    let since = scene.changes.caught_up()?;
     scene.write(&["nexthop delete id 4", "nexthop delete id 6"])?;
     scene.stays(Duration::from_millis(300))?;
-    assert_eq!(scene.writes(since), []);
+    assert_eq!(scene.writes(since)?, []);
     scene.finish()?;
     Ok(())
 }
@@ -463,13 +463,13 @@ fn configured_gateway_differs() -> Outcome {
 
 fn contest() -> Outcome {
     let scene = Scene::usual()?;
-    let since = now();
+    let since = scene.changes.caught_up()?;
     let mut deleted = 0;
     while deleted < 100 && now() < since + Duration::from_secs(5) {
         deleted += u32::from(scene.site.worker.ip("-4 route delete default proto 117").is_ok());
     }
     let written =
-        scene.writes(since).iter().filter(|change| matches!(change.what, Change::RouteAdded(_))).count();
+        scene.writes(since)?.iter().filter(|change| matches!(change.what, Change::RouteAdded(_))).count();
     assert!((5..=40).contains(&written), "{written} pins were written, {deleted} deleted");
     scene.daemon.wait_for_log("the contest", since, SOON, |line| line.contains("keeps undoing"))?;
     // In the other family nobody contested anything.
@@ -496,10 +496,10 @@ fn churn() -> Outcome {
         let _ = writeln!(lines, "route add 172.20.{a}.{b}/32 via 10.0.10.1 dev mgmt proto 186");
         let _ = writeln!(lines, "route delete 172.20.{a}.{b}/32 via 10.0.10.1 dev mgmt proto 186");
     }
-    let since = now();
+    let since = scene.changes.caught_up()?;
     scene.site.worker.ip_batch(&lines)?;
     assert_eq!(scene.changes.overruns(), 0);
-    assert_eq!(scene.writes(since), []);
+    assert_eq!(scene.writes(since)?, []);
     let churn = lines.clone();
     std::thread::scope(|scope| {
         let other = scope.spawn(|| scene.site.worker.ip_batch(&churn));

@@ -174,9 +174,10 @@ impl Scene {
     }
 
     /// Routes and rules of ours that were written since.
-    pub(crate) fn writes(&self, since: Instant) -> Vec<Stamped<Change>> {
+    pub(crate) fn writes(&self, since: Instant) -> Result<Vec<Stamped<Change>>, Failed> {
+        self.changes.caught_up()?;
         let ours = |change: &Stamped<Change>| change.what.protocol() == Some(protocol::UPLINKD);
-        self.changes.since(since).into_iter().filter(ours).collect()
+        Ok(self.changes.since(since).into_iter().filter(ours).collect())
     }
 
     /// Our pin's metric in the main table, or in the table of placement `table`.

@@ -32,7 +32,7 @@ fn under_load() -> Outcome {
 }
 
 fn stalls(scene: Scene) -> Outcome {
-    let begin = now();
+    let begin = scene.changes.caught_up()?;
     for span in [SHORT, LONG, SHORT, LONG] {
         scene.daemon.stall(span)?;
         scene.stays(PATIENCE)?;
@@ -48,7 +48,7 @@ fn stalls(scene: Scene) -> Outcome {
         .filter(|line| line.at >= begin && line.what.contains("→ down"))
         .collect();
     assert!(blame.is_empty(), "{blame:?}");
-    assert_eq!(scene.writes(begin), []);
+    assert_eq!(scene.writes(begin)?, []);
     let ending = scene.finish()?;
     assert!(ending.streams.iter().all(|stream| stream.lost == 0), "packets were lost: {ending:?}");
     Ok(())

@@ -72,12 +72,12 @@ fn similar_names() -> Outcome {
     }
     let scene = Scene::begin(site, &format!("{CONFIGURED}match = {{ interface = \"port\" }}\n"))?;
     scene.leads_to("port")?;
-    let since = now();
+    let since = scene.changes.caught_up()?;
     scene.site.worker.ip("link delete port2")?;
     scene.site.worker.ip("link delete port.7")?;
     scene.stays(PATIENCE)?;
     assert_eq!(scene.uplink("fast")?["interface"], "port");
-    assert_eq!(scene.writes(since), []);
+    assert_eq!(scene.writes(since)?, []);
     scene.site.worker.ip("link add port2 up type veth peer name por")?;
     let gone = scene.site.unplug(&scene.site.port)?;
     scene.moves_to("mgmt", gone, SOON)?;
@@ -184,7 +184,7 @@ fn stays_with_management(scene: &Scene) -> Outcome {
     scene.stays(2 * PATIENCE)?;
     scene.leads_to("mgmt")?;
     assert_eq!(scene.uplink("port")?["tier"], 2);
-    assert_eq!(scene.writes(scene.daemon.started()), []);
+    assert_eq!(scene.writes(scene.daemon.started())?, []);
     Ok(())
 }
 

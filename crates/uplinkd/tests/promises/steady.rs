@@ -49,7 +49,7 @@ fn steady() -> Outcome {
     );
     println!("  bare pinger at the same rate: {bare:?} of processor time");
     assert!(changed.iter().all(|change| change.what.route().is_none()), "{changed:?}");
-    assert_eq!(scene.writes(begin), []);
+    assert_eq!(scene.writes(begin)?, []);
     assert_eq!((children, after.threads), (0, before.threads));
     assert!(after.resident < RESIDENT_MAX, "{after:?}");
     scene.finish()?;
