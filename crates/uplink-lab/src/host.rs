@@ -21,8 +21,9 @@ use crate::sys;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A machine of the lab. It has its own interfaces, routes, `/sys`, `/run` and `/var/lib`; its files
-/// and processes are otherwise those of this machine. It ends with everything in it when dropped.
+/// A machine of the lab. It has its own interfaces, routes, `/sys`, `/run`, `/var/lib` and
+/// `/etc/resolv.conf`; its files and processes are otherwise those of this machine. It ends with
+/// everything in it when dropped.
 #[derive(Debug)]
 pub struct Host {
     name: String,
@@ -178,12 +179,15 @@ impl Host {
         PathBuf::from(format!("{}/root{path}", self.task))
     }
 
-    /// Writes a file as this host sees it (below `/run` and `/var/lib` it is the host's own).
+    /// Writes a file as this host sees it (below `/run` and `/var/lib` it is the host's own), and makes
+    /// the folders that it is in.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn write(&self, path: &str, text: impl AsRef<[u8]>) -> Result<()> {
-        fs::write(self.path(path), text).doing(format!("write {path} of {}", self.name))
+        let file = self.path(path);
+        let folder = file.parent().map_or(Ok(()), fs::create_dir_all);
+        folder.and_then(|()| fs::write(&file, text)).doing(format!("write {path} of {}", self.name))
     }
 
     fn start(name: &str, prepare: impl FnOnce() -> Result<()> + Send + 'static) -> Result<Self> {
@@ -293,7 +297,10 @@ impl Drop for Child {
     }
 }
 
-/// Gives this thread its own `/sys`, `/run`, `/var/lib` and empty `/etc/uplinkd`.
+/// What programs that configure the network write, with which the machine must not be harmed.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Gives this thread its own `/sys`, `/run`, `/var/lib`, `/etc/resolv.conf` and empty `/etc/uplinkd`.
 fn own_mounts() -> Result<()> {
     let none = None::<&str>;
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).doing("mount a fresh sysfs")?;
@@ -305,7 +312,17 @@ fn own_mounts() -> Result<()> {
     if Path::new("/etc/uplinkd").exists() {
         tmpfs("/etc/uplinkd")?;
     }
-    Ok(())
+    own_file(RESOLV_CONF, "/run/lab-resolv.conf")
+}
+
+/// Mounts the new, empty file `own` over `path` for this thread, if that exists.
+fn own_file(path: &str, own: &str) -> Result<()> {
+    if !Path::new(path).exists() {
+        return Ok(());
+    }
+    fs::write(own, "").doing(format!("write {own}"))?;
+    let none = None::<&str>;
+    mount(Some(own), path, none, MsFlags::MS_BIND, none).doing(format!("mount an own file on {path}"))
 }
 
 /// Mounts an empty, writable folder over `path` for this thread.

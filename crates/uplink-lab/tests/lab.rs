@@ -12,13 +12,14 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::IpAddr;
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use uplink_core::snapshot::Family;
 use uplink_lab::{
-    Change, Changes, Daemon, End, Fault, Flow, INTERNET4, INTERNET6, Lag, Load, Lookups, PciFunction,
+    Change, Changes, Daemon, End, Fault, Flow, Host, INTERNET4, INTERNET6, Lag, Load, Lookups, PciFunction,
     STREAM_INTERVAL, Site, Stream, StreamReport, Uplink, enter, now, pass,
 };
 
@@ -58,6 +59,7 @@ fn main() {
         ("stream counts refused packets", stream_refused),
         ("changes and lookups", changes_and_lookups),
         ("table text tells a difference", table_text),
+        ("files of programs that configure the network are the host's own", own_files),
         ("daemon: log, notes, status, cost, end", daemon),
         ("masqueraded flow breaks at a switch", masqueraded_flow),
         ("many sites at once", many_sites),
@@ -342,6 +344,28 @@ fn table_text() -> Outcome {
     assert_ne!(before, site.worker.table_text()?);
     site.worker.ip("rule del from 10.0.10.2 lookup 117")?;
     assert_eq!(before, site.worker.table_text()?);
+    Ok(())
+}
+
+fn own_files() -> Outcome {
+    let worker = Host::new("worker")?;
+    let machines = fs::read("/etc/resolv.conf").unwrap_or_default();
+    for path in [
+        "/run/systemd/netif/leases/2",
+        "/run/NetworkManager/devices/2",
+        "/var/lib/dhcp/dhclient.port.leases",
+        "/etc/resolv.conf",
+    ] {
+        // A machine without a resolv.conf has nothing that could be harmed.
+        if path.starts_with("/etc") && !Path::new(path).exists() {
+            continue;
+        }
+        worker.write(path, "of the worker")?;
+        let seen = worker.command("cat", &[path])?;
+        assert_eq!(seen, "of the worker", "{path}");
+        assert_ne!(fs::read_to_string(path).ok(), Some(seen), "{path} is the machine's");
+    }
+    assert_eq!(fs::read("/etc/resolv.conf").unwrap_or_default(), machines);
     Ok(())
 }
 
