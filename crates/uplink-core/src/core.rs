@@ -5,13 +5,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::contest::Contest;
-use crate::discover::{
-    Hints, Known, Path, PathKey, Uplink, Way, discover, foreign_defaults, own_defaults, renamed,
-};
+use crate::discover::{Hints, Path, PathKey, Uplink, Way, discover, foreign_defaults, own_defaults, renamed};
 use crate::elect::{Candidate, Election, Move, Terms};
 use crate::event::{Answer, Input, Output};
 use crate::judge::{Desk, Judge, Limits, Pace, Standing, TargetWay};
-use crate::memory::{Memory, Remembered};
+use crate::memory::{Known, Memory, Remembered};
 use crate::own::{Op, OwnRule, RuleForm, probe_table};
 use crate::plan::{current_pin, has_room_below, plain_metric};
 use crate::policy::{Mode, Policy};
@@ -65,6 +63,8 @@ pub struct Core {
     stale: bool,
     uplinks: Vec<Uplink>,
     judges: BTreeMap<PathKey, Judge>,
+    /// The gateways that worked last, of the uplinks that there are.
+    gateways: BTreeMap<PathKey, Known>,
     families: [FamilyState; 2],
     desk: Desk,
     outputs: VecDeque<Output>,
@@ -101,6 +101,11 @@ impl Core {
     pub fn new(start: Start) -> Self {
         let same_boot = !start.boot_id.is_empty() && start.memory.boot_id == start.boot_id;
         let memory = if same_boot { start.memory } else { Memory::default() };
+        let known = |path: &Remembered| {
+            let key = PathKey { uplink: path.uplink.clone(), family: path.family };
+            Some((key, path.gateway.clone().filter(|known| known.mac.is_some())?))
+        };
+        let gateways = memory.paths.iter().filter_map(known).collect();
         let boot_until = (!memory.ready).then(|| start.now + start.policy.boot_wait);
         let spread = u32::try_from(start.machine % 1024).unwrap_or(0);
         Self {
@@ -115,6 +120,7 @@ impl Core {
             stale: true,
             uplinks: Vec::new(),
             judges: BTreeMap::new(),
+            gateways,
             families: Family::ALL.map(|family| FamilyState {
                 family,
                 election: Election::new(None),
@@ -164,12 +170,16 @@ impl Core {
     /// What the next process should know.
     #[must_use]
     pub fn memory(&self) -> Memory {
-        let fallen = self.judges.iter().filter(|(_, judge)| !judge.comeback().falls().is_empty());
-        let fallen = fallen.map(|(key, judge)| Remembered {
-            uplink: key.uplink.clone(),
-            family: key.family,
-            falls: judge.comeback().falls().iter().map(|fall| self.clock.real(*fall)).collect(),
-            returning: judge.comeback().returning(),
+        let paths = self.judges.iter().filter_map(|(key, judge)| {
+            let gateway = self.gateways.get(key).filter(|known| known.mac.is_some()).cloned();
+            let falls = judge.comeback().falls();
+            (gateway.is_some() || !falls.is_empty()).then(|| Remembered {
+                uplink: key.uplink.clone(),
+                family: key.family,
+                falls: falls.iter().map(|fall| self.clock.real(*fall)).collect(),
+                returning: judge.comeback().returning(),
+                gateway,
+            })
         });
         // What this process has not seen yet, the next may.
         let seen = |path: &&Remembered| {
@@ -178,7 +188,7 @@ impl Core {
         let unseen = self.memory.paths.iter().filter(|path| !seen(path)).cloned();
         // Who ends without a trace has decided nothing for the next.
         let ready = self.ready && self.stopping.is_none();
-        Memory { boot_id: self.boot_id.clone(), ready, paths: fallen.chain(unseen).collect() }
+        Memory { boot_id: self.boot_id.clone(), ready, paths: paths.chain(unseen).collect() }
     }
 
     /// Notices whether we come late, and tells the awake time.
@@ -254,6 +264,7 @@ impl Core {
         if self.snapshot.is_none() {
             return;
         }
+        self.note_gateways();
         if self.stale {
             self.rediscover(now);
         }
@@ -279,6 +290,7 @@ impl Core {
         self.desk.retain(|link| snapshot.links.contains_key(&link));
         let before = std::mem::replace(&mut self.uplinks, uplinks);
         self.rename(&renamed(&before, &self.uplinks));
+        self.gateways.retain(|key, _| self.uplinks.iter().any(|uplink| uplink.name == key.uplink));
         self.tell_uplinks(&before, now);
         let mut vanished: Vec<PathKey> = self.judges.keys().cloned().collect();
         for (key, path) in paths(&self.uplinks) {
@@ -303,18 +315,32 @@ impl Core {
 
     /// What works and may be gone from the kernel's table for the moment of a renewal.
     fn hints(&self) -> Hints {
-        let gateways = paths(&self.uplinks).filter_map(|(key, path)| {
-            // Only a router withdraws what it advertised, and it does so on purpose.
-            let lasting = path.learned.is_some_and(|learned| learned != GatewaySource::Advertisement);
-            // What is remembered stays so while it is asked anew, from another address.
-            let remembered = path.learned == Some(GatewaySource::Memory);
-            let worked = self.judges.get(&key)?.last_answer().is_some() || remembered;
-            let hop = path.hop.clone().filter(|_| lasting && worked)?;
-            let (attributes, order) = (path.attributes.clone(), path.preference.order);
-            Some(Known { family: key.family, hop, attributes, order })
-        });
         let link = |key: PathKey| self.uplinks.iter().find(|uplink| uplink.name == key.uplink)?.link;
-        Hints { gateways: gateways.collect(), elected: self.elected().filter_map(link).collect() }
+        Hints { gateways: self.gateways.clone(), elected: self.elected().filter_map(link).collect() }
+    }
+
+    /// Remembers the gateways that answered.
+    fn note_gateways(&mut self) {
+        let mut news = false;
+        for (key, path) in paths(&self.uplinks) {
+            match path.learned {
+                // Only a router withdraws what it advertised, and it does so on purpose.
+                Some(GatewaySource::Advertisement) => news |= self.gateways.remove(&key).is_some(),
+                // It is remembered as it was when somebody named it.
+                Some(GatewaySource::Memory) | None => {}
+                Some(_) => {
+                    let judge = self.judges.get(&key).filter(|judge| judge.last_answer().is_some());
+                    let known = judge.and_then(|judge| known(path, judge, self.gateways.get(&key)));
+                    if let Some(known) = known.filter(|known| self.gateways.get(&key) != Some(known)) {
+                        news |= known.mac.is_some();
+                        self.gateways.insert(key, known);
+                    }
+                }
+            }
+        }
+        if news {
+            self.outputs.push_back(Output::Remember);
+        }
     }
 
     /// What is known of a path stays with it when it is called otherwise.
@@ -328,6 +354,14 @@ impl Core {
         self.judges.extend(moved.into_iter().filter_map(|(PathKey { uplink, family }, judge)| {
             Some((PathKey { uplink: new_name(&uplink)?, family }, judge))
         }));
+        let gateways = std::mem::take(&mut self.gateways);
+        self.gateways = gateways
+            .into_iter()
+            .map(|(key, known)| {
+                let uplink = new_name(&key.uplink).unwrap_or(key.uplink);
+                (PathKey { uplink, ..key }, known)
+            })
+            .collect();
         for state in &mut self.families {
             if let Some(name) = state.election.elected().and_then(new_name) {
                 state.election.rename(name);
@@ -538,6 +572,15 @@ fn paths(uplinks: &[Uplink]) -> impl Iterator<Item = (PathKey, &Path)> {
     uplinks.iter().flat_map(|uplink| {
         uplink.paths.iter().map(|path| (PathKey { uplink: uplink.name.clone(), family: path.family }, path))
     })
+}
+
+/// A path's gateway, to be known again. Who answers for it is who did so before, until it is asked.
+fn known(path: &Path, judge: &Judge, before: Option<&Known>) -> Option<Known> {
+    let hop = path.hop.clone()?;
+    let same = before.filter(|before| before.hop == hop && before.prefix == path.prefix);
+    let mac = judge.mac().or_else(|| same?.mac);
+    let (attributes, order) = (path.attributes.clone(), path.preference.order);
+    Some(Known { hop, prefix: path.prefix, mac, attributes, order })
 }
 
 fn limits(policy: &Policy, spread: u32) -> Limits {

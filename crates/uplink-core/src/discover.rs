@@ -1,17 +1,18 @@
 //! From what the kernel says and what the operator asked for to uplinks and their paths.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::memory::Known;
 use crate::own::OwnRoute;
 use crate::policy::{Match, Need, Policy, Target, UplinkPolicy};
 use crate::snapshot::{
-    Address, Attributes, Family, Hop, Link, LinkIndex, LinkKind, PciPort, Route, RouteKind, Snapshot,
-    TABLE_MAIN, protocol,
+    Address, Attributes, Family, Hop, Link, LinkIndex, LinkKind, Mac, PciPort, Prefix, Route, RouteKind,
+    Snapshot, TABLE_MAIN, protocol,
 };
 use crate::status::{Cause, GatewaySource};
 
@@ -62,6 +63,10 @@ pub struct Path {
     pub hop: Option<Hop>,
     /// Where its gateway was learned.
     pub learned: Option<GatewaySource>,
+    /// The interface's prefix that its gateway is in.
+    pub prefix: Option<Prefix>,
+    /// Who must answer for a gateway that is remembered; whoever else does is another.
+    pub mac: Option<Mac>,
     /// What the pin copies.
     pub attributes: Attributes,
     /// The address that traffic through this path is sent from.
@@ -109,27 +114,17 @@ pub enum Way {
 #[derive(Debug, Clone, Default)]
 pub struct Hints {
     /// Gateways that work, or did when they were last asked.
-    pub gateways: Vec<Known>,
+    pub gateways: BTreeMap<PathKey, Known>,
     /// The interfaces of the elected paths.
     pub elected: Vec<LinkIndex>,
 }
 
-/// A gateway that is remembered.
-#[derive(Debug, Clone)]
-pub struct Known {
-    /// Its family.
-    pub family: Family,
-    /// Where it is.
-    pub hop: Hop,
-    /// What its pin copied.
-    pub attributes: Attributes,
-    /// Its path's [`Preference::order`].
-    pub order: u32,
-}
-
 impl Hints {
-    fn of(&self, link: LinkIndex, family: Family) -> Option<&Known> {
-        self.gateways.iter().find(|known| known.hop.link == link && known.family == family)
+    /// The gateway that worked on this interface, or on the one that the uplink was before.
+    fn of(&self, link: LinkIndex, uplink: &str, family: Family) -> Option<&Known> {
+        let known = || self.gateways.iter().filter(move |(key, _)| key.family == family);
+        let here = known().find(|(_, known)| known.hop.link == link);
+        here.or_else(|| known().find(|(key, _)| key.uplink == uplink)).map(|(_, known)| known)
     }
 }
 
@@ -356,13 +351,15 @@ impl Candidate<'_> {
         let way = self.way(snapshot, family, gateway.as_ref(), route.is_some());
         let hop = gateway.as_ref().map(|found| found.hop.clone()).or_else(|| Some(route?.1.clone()));
         let learned = gateway.as_ref().map(|found| found.learned);
+        let mac = gateway.as_ref().and_then(|found| found.mac);
+        let prefix = hop.as_ref().and_then(|hop| prefix_of(snapshot, hop.link, hop.gateway?));
         let attributes = gateway
             .map(|found| found.attributes)
             .or_else(|| Some(route?.0.attributes.clone()))
             .unwrap_or_default();
         let order = if self.expected { Some(self.order) } else { route.map(|(route, _)| route.metric) };
         // A route that is gone for the moment of a renewal keeps its place.
-        let known = || hints.of(self.links?.0.index, family);
+        let known = || hints.of(self.links?.0.index, &self.name, family);
         let order = order.or_else(|| Some(known()?.order)).unwrap_or(u32::MAX);
         Some(Path {
             family,
@@ -375,6 +372,8 @@ impl Candidate<'_> {
             way,
             hop,
             learned,
+            prefix,
+            mac,
             source: attributes.source.or_else(|| self.source(snapshot, family)),
             attributes,
             targets,
@@ -426,6 +425,7 @@ struct FoundGateway {
     hop: Hop,
     attributes: Attributes,
     learned: GatewaySource,
+    mac: Option<Mac>,
 }
 
 /// The sources of a gateway, in their order.
@@ -437,49 +437,70 @@ fn find_gateway(
     hints: &Hints,
 ) -> Option<FoundGateway> {
     let foreign = default_through(snapshot, family, link.index);
-    if let Some(gateway) = candidate
-        .policy
-        .and_then(|policy| policy.gateways.iter().find(|gateway| Family::of(**gateway) == family))
-    {
-        let hop = Hop { link: link.index, gateway: Some(*gateway) };
+    let mut configured = candidate.policy.into_iter().flat_map(|policy| &policy.gateways);
+    if let Some(gateway) = configured.find(|gateway| Family::of(**gateway) == family) {
         // The operator's gateway, with whatever else the interface's own default route says.
-        let mut attributes = foreign.map(|(route, _)| route.attributes.clone()).unwrap_or_default();
-        attributes.onlink = !has_prefix_route(snapshot, link.index, *gateway);
-        return Some(FoundGateway { hop, attributes, learned: GatewaySource::Configuration });
+        let attributes = foreign.map(|(route, _)| route.attributes.clone()).unwrap_or_default();
+        return Some(on_the_link(snapshot, link, *gateway, attributes, GatewaySource::Configuration));
     }
     if let Some((route, hop)) = foreign {
-        let found = FoundGateway {
-            hop: hop.clone(),
-            attributes: route.attributes.clone(),
-            learned: source_of(route, GatewaySource::Route),
-        };
-        return hop.gateway.is_some().then_some(found);
+        let (hop, attributes) = (hop.clone(), route.attributes.clone());
+        let learned = source_of(route, GatewaySource::Route);
+        return hop.gateway.is_some().then_some(FoundGateway { hop, attributes, learned, mac: None });
     }
-    let named = snapshot
+    let bare = |gateway, learned| on_the_link(snapshot, link, gateway, Attributes::default(), learned);
+    named_by_route(snapshot, link, family)
+        .or_else(|| Some((leased(snapshot, link, family)?, GatewaySource::Lease)))
+        .map(|(gateway, learned)| bare(gateway, learned))
+        .or_else(|| remembered(snapshot, link, hints.of(link.index, &candidate.name, family)?))
+}
+
+/// A gateway that stands in no default route.
+fn on_the_link(
+    snapshot: &Snapshot,
+    link: &Link,
+    gateway: IpAddr,
+    attributes: Attributes,
+    learned: GatewaySource,
+) -> FoundGateway {
+    let onlink = !has_prefix_route(snapshot, link.index, gateway);
+    let hop = Hop { link: link.index, gateway: Some(gateway) };
+    FoundGateway { hop, attributes: Attributes { onlink, ..attributes }, learned, mac: None }
+}
+
+/// The next hop of a route that the network named. Nobody else's: a CNI's or a routing daemon's next hop
+/// is another worker, which would answer.
+fn named_by_route(snapshot: &Snapshot, link: &Link, family: Family) -> Option<(IpAddr, GatewaySource)> {
+    let route = snapshot
         .routes
         .iter()
         .filter(|route| route.family == family && !route.is_default() && route.names_gateway())
-        .filter_map(|route| Some((route, route.single_hop()?)))
-        .filter(|(_, hop)| hop.link == link.index)
-        .min_by_key(|(route, _)| route.metric);
-    if let Some((route, hop)) = named {
-        let attributes = Attributes {
-            onlink: hop.gateway.is_some_and(|gateway| !has_prefix_route(snapshot, link.index, gateway)),
-            ..Attributes::default()
-        };
-        return Some(FoundGateway {
-            hop: hop.clone(),
-            attributes,
-            learned: source_of(route, GatewaySource::Dhcp),
-        });
+        .filter(|route| route.single_hop().is_some_and(|hop| hop.link == link.index))
+        .min_by_key(|route| route.metric)?;
+    Some((route.single_hop()?.gateway?, source_of(route, GatewaySource::Dhcp)))
+}
+
+/// The router that the DHCP client wrote down.
+fn leased(snapshot: &Snapshot, link: &Link, family: Family) -> Option<IpAddr> {
+    snapshot.leases.router(link, addresses(snapshot, link.index, family))
+}
+
+/// The gateway that worked here, while the interface still has the prefix. Its MAC is for the judge.
+fn remembered(snapshot: &Snapshot, link: &Link, known: &Known) -> Option<FoundGateway> {
+    let gateway = known.hop.gateway?;
+    let same = |prefix: &Prefix| {
+        addresses(snapshot, link.index, Family::of(gateway)).any(|address| address.prefix.is_same(prefix))
+    };
+    // Without a MAC it is known only while the interface is still the same.
+    let certain = known.mac.is_some() || known.hop.link == link.index;
+    if !(certain && known.prefix.as_ref().map_or(known.attributes.onlink, same)) {
+        return None;
     }
-    let Known { hop, attributes, .. } = hints.of(link.index, family)?;
-    let gateway = hop.gateway?;
-    let still_here = on_link(snapshot, link.index, gateway) || attributes.onlink;
     // The route may be gone because the address is that it preferred.
     let ours = |source: &IpAddr| snapshot.addresses.iter().any(|address| address.prefix.address == *source);
-    let attributes = Attributes { source: attributes.source.filter(ours), ..attributes.clone() };
-    still_here.then(|| FoundGateway { hop: hop.clone(), attributes, learned: GatewaySource::Memory })
+    let attributes = Attributes { source: known.attributes.source.filter(ours), ..known.attributes.clone() };
+    let hop = Hop { link: link.index, gateway: Some(gateway) };
+    Some(FoundGateway { hop, attributes, learned: GatewaySource::Memory, mac: known.mac })
 }
 
 fn source_of(route: &Route, otherwise: GatewaySource) -> GatewaySource {
@@ -493,14 +514,16 @@ fn default_through(snapshot: &Snapshot, family: Family, link: LinkIndex) -> Opti
         .find_map(|route| Some((route, route.hops.iter().find(|hop| hop.link == link)?)))
 }
 
-fn addresses(snapshot: &Snapshot, link: LinkIndex, family: Family) -> impl Iterator<Item = &Address> {
+fn addresses(snapshot: &Snapshot, link: LinkIndex, family: Family) -> impl Iterator<Item = &Address> + Clone {
     snapshot.addresses.iter().filter(move |address| {
         address.link == link && address.usable && Family::of(address.prefix.address) == family
     })
 }
 
-fn on_link(snapshot: &Snapshot, link: LinkIndex, gateway: IpAddr) -> bool {
-    addresses(snapshot, link, Family::of(gateway)).any(|address| address.prefix.contains(gateway))
+/// The prefix of the interface that `gateway` is in.
+fn prefix_of(snapshot: &Snapshot, link: LinkIndex, gateway: IpAddr) -> Option<Prefix> {
+    let mut prefixes = addresses(snapshot, link, Family::of(gateway)).map(|address| address.prefix);
+    prefixes.find(|prefix| prefix.contains(gateway))
 }
 
 /// Whether the kernel is certain to take `gateway` for on the link without being told so: an IPv6

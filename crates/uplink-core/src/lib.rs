@@ -9,6 +9,7 @@ pub mod discover;
 mod elect;
 pub mod event;
 mod judge;
+pub mod lease;
 pub mod memory;
 pub mod own;
 pub mod plan;

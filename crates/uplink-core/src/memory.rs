@@ -1,9 +1,9 @@
 //! What survives a restart within one boot, beside what the kernel's table says: that READY was
-//! told, and the damping.
+//! told, the damping, and the gateways that worked.
 
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::Family;
+use crate::snapshot::{Attributes, Family, Hop, Mac, Prefix};
 use crate::time::Instant;
 
 /// What one process leaves for the next.
@@ -30,4 +30,22 @@ pub struct Remembered {
     pub falls: Vec<Instant>,
     /// The path fell and has not proved itself since.
     pub returning: bool,
+    /// Its gateway that worked last.
+    #[serde(default)]
+    pub gateway: Option<Known>,
+}
+
+/// A gateway that worked. It is the same one while the prefix and the MAC are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Where it is.
+    pub hop: Hop,
+    /// The interface's prefix that it is in; none for one outside of all.
+    pub prefix: Option<Prefix>,
+    /// Who answered for it; none until somebody did. Without it, it means nothing to the next process.
+    pub mac: Option<Mac>,
+    /// What its pin copied.
+    pub attributes: Attributes,
+    /// Its path's [`Preference::order`](crate::discover::Preference::order).
+    pub order: u32,
 }

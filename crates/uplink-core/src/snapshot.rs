@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lease::Leases;
+
 /// The number of the main routing table (`RT_TABLE_MAIN`, `linux/rtnetlink.h`).
 pub const TABLE_MAIN: u32 = 254;
 
@@ -27,6 +29,9 @@ pub struct Snapshot {
     pub rules: Vec<Rule>,
     /// BlueField network functions that are present on the PCI bus, with or without an interface.
     pub dpu_ports: Vec<PciPort>,
+    /// What DHCP clients wrote down.
+    #[serde(default)]
+    pub leases: Leases,
 }
 
 /// IPv4 or IPv6. Elections are per family.
@@ -148,6 +153,12 @@ impl Prefix {
             }
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
         }
+    }
+
+    /// Whether both are the same range, by whatever address of it they are named.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.length == other.length && self.contains(other.address)
     }
 }
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Outcome;
+use crate::lease::Unreadable;
 use crate::own::{Op, OwnRoute};
 use crate::policy::{Mode, Target};
-use crate::snapshot::Family;
+use crate::snapshot::{Family, Mac};
 use crate::time::Instant;
 
 /// The whole state, for people and machines.
@@ -70,6 +71,8 @@ pub struct PathStatus {
     pub gateway: Option<IpAddr>,
     /// Where that was learned.
     pub learned: Option<GatewaySource>,
+    /// Where none was learned: a lease that may name one and could not be read.
+    pub unreadable_lease: Option<Unreadable>,
     /// The last answer from the gateway.
     pub last_answer: Option<Instant>,
     /// Questions without an answer over the last 40 ticks, in percent; none before the first.
@@ -183,7 +186,9 @@ pub enum GatewaySource {
     Advertisement,
     /// The next hop of another route from DHCP.
     Dhcp,
-    /// It works here, though the route that named it is gone; the prefix is still the same.
+    /// The DHCP client wrote it down.
+    Lease,
+    /// It worked here, though what named it is gone; its MAC and the prefix are still the same.
     Memory,
 }
 
@@ -194,6 +199,7 @@ impl fmt::Display for GatewaySource {
             Self::Route => "default route",
             Self::Advertisement => "router advertisement",
             Self::Dhcp => "dhcp route",
+            Self::Lease => "dhcp lease",
             Self::Memory => "memory",
         })
     }
@@ -342,6 +348,15 @@ pub enum Notice {
         /// The kind that it filters.
         kind: Kind,
     },
+    /// Somebody else answers for a gateway that is remembered: it does not count.
+    Stranger {
+        /// The uplink.
+        uplink: String,
+        /// The family.
+        family: Family,
+        /// Who answers.
+        mac: Mac,
+    },
     /// An operation was carried out, or would be if routes were written.
     Wrote {
         /// The operation.
@@ -396,6 +411,9 @@ impl fmt::Display for Notice {
             Self::Interface { uplink, interface: None } => write!(f, "{uplink}: no interface"),
             Self::SetAside { uplink, family, kind } => {
                 write!(f, "{uplink} {family}: the gateway does not answer {kind}, set aside")
+            }
+            Self::Stranger { uplink, family, mac } => {
+                write!(f, "{uplink} {family}: {mac} answers, which is not the gateway that is remembered")
             }
             Self::Wrote { op, dry: false } => write!(f, "{op}"),
             Self::Wrote { op, dry: true } => write!(f, "would {op}"),

@@ -104,6 +104,8 @@ pub struct Path {
     pub gateway: Option<IpAddr>,
     /// Where that was learned.
     pub learned: Option<GatewaySource>,
+    /// A lease that may name one and could not be read: where it is, and why.
+    pub unreadable_lease: Option<String>,
     /// The last answer from the gateway.
     pub last_answer_us: Option<u64>,
     /// Questions without an answer over the last 40 ticks, in percent.
@@ -205,6 +207,7 @@ impl From<&PathStatus> for Path {
             cause,
             gateway: path.gateway,
             learned: path.learned,
+            unreadable_lease: path.unreadable_lease.as_ref().map(ToString::to_string),
             last_answer_us: path.last_answer.map(micros),
             loss_percent: path.loss_percent,
             asked: path.asked,
@@ -258,6 +261,7 @@ impl<'a> Subject<'a> {
             Notice::Gateway { uplink, family, .. } => ("gateway", Some(uplink), Some(*family)),
             Notice::Interface { uplink, .. } => ("interface", Some(uplink), None),
             Notice::SetAside { uplink, family, .. } => ("set_aside", Some(uplink), Some(*family)),
+            Notice::Stranger { uplink, family, .. } => ("stranger", Some(uplink), Some(*family)),
             Notice::Wrote { op, .. } => ("wrote", None, Some(op.family())),
             Notice::Refused { op, .. } => ("refused", None, Some(op.family())),
             Notice::Left(op) => ("left", None, Some(op.family())),

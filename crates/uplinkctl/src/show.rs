@@ -139,6 +139,12 @@ fn remarks(uplink: &Uplink, path: &Path, now_us: u64) -> Vec<String> {
     let subject = format!("{} {}", uplink.name, path.family);
     let mut remarks: Vec<String> =
         path.targets.iter().map(|target| format!("{subject}: {}", answer(target))).collect();
+    if let Some(lease) = &path.unreadable_lease {
+        remarks.push(format!(
+            "{subject}: no gateway is known, and a lease is unreadable: {lease}; let uplinkd read it, or \
+             configure the gateway"
+        ));
+    }
     if path.asked == Some(Kind::Neighbour) {
         remarks.push(format!(
             "{subject}: the gateway does not answer ICMP, it is asked by ARP or neighbour solicitation"
@@ -263,6 +269,21 @@ Last changes
       12 s ago  dpu ipv6: up → down (gateway), last sign of life 1003 ms ago
       10 s ago  ipv6: elected dpu → mgmt: the path before went down: gateway
 "
+        );
+    }
+
+    #[test]
+    fn an_unreadable_lease_is_named_with_a_remedy() {
+        let mut sample = sample();
+        let uplink = sample.uplinks.remove(0);
+        let path = Path {
+            unreadable_lease: Some("/var/lib/dhcp: permission denied".to_owned()),
+            ..uplink.paths[1].clone()
+        };
+        assert_eq!(
+            remarks(&uplink, &path, sample.now_us)[0],
+            "dpu ipv6: no gateway is known, and a lease is unreadable: /var/lib/dhcp: permission denied; let \
+             uplinkd read it, or configure the gateway"
         );
     }
 

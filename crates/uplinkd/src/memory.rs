@@ -11,7 +11,7 @@ use uplink_core::memory::Memory;
 /// disk that hangs must not hang the loop.
 const DEFAULT_FOLDER: &str = "/run/uplinkd";
 
-/// The largest file that is read, in bytes: 64 uplinks with ten falls each have a tenth of it.
+/// The largest file that is read, in bytes: 64 uplinks with ten falls each have a quarter of it.
 const MAX_FILE: u64 = 256 * 1024;
 
 /// The file.
@@ -104,8 +104,8 @@ fn hash(id: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use uplink_core::memory::Remembered;
-    use uplink_core::snapshot::Family;
+    use uplink_core::memory::{Known, Remembered};
+    use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, Mac, Prefix};
     use uplink_core::time::Instant;
 
     /// A store in a folder of its own, which does not exist yet.
@@ -126,6 +126,13 @@ mod tests {
                 family: Family::Ipv6,
                 falls: vec![Instant::from_nanos(7)],
                 returning: true,
+                gateway: Some(Known {
+                    hop: Hop { link: LinkIndex(3), gateway: Some("fe80::1".parse().unwrap()) },
+                    prefix: Some("fe80::2".parse().map(|address| Prefix { address, length: 64 }).unwrap()),
+                    mac: Some(Mac([2, 0, 0, 0, 0, 1])),
+                    attributes: Attributes { metrics: [(2, 1400)].into(), ..Attributes::default() },
+                    order: 100,
+                }),
             }],
         };
         store.write(&memory);
@@ -139,7 +146,9 @@ mod tests {
     fn what_is_damaged_or_too_large_is_nothing() {
         let (store, folder) = store("damaged");
         fs::create_dir_all(&folder).unwrap();
-        for bytes in [&b"{\"boot_id\": \"x"[..], b"", b"\xff", b"[]", &[b' '; 300_000]] {
+        let gateway =
+            br#"{"paths":[{"uplink":"x","family":"ipv4","falls":[],"returning":false,"gateway":{}}]}"#;
+        for bytes in [&b"{\"boot_id\": \"x"[..], b"", b"\xff", b"[]", gateway, &[b' '; 300_000]] {
             fs::write(&store.path, bytes).unwrap();
             assert_eq!(store.read(), Memory::default());
         }

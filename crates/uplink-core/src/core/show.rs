@@ -2,9 +2,9 @@
 
 use super::Core;
 use super::tell::{gateway_of, health};
-use crate::discover::{Path, PathKey, Uplink};
+use crate::discover::{Path, PathKey, Uplink, Way};
 use crate::plan::current_pin;
-use crate::status::{FamilyStatus, PathStatus, Status, UplinkStatus};
+use crate::status::{Cause, FamilyStatus, PathStatus, Status, UplinkStatus};
 use crate::time::Instant;
 
 impl Core {
@@ -42,12 +42,17 @@ impl Core {
         let key = PathKey { uplink: uplink.name.clone(), family: path.family };
         let judge = self.judges.get(&key)?;
         let (gateway, learned) = gateway_of(path);
+        let unreadable = || {
+            let snapshot = self.snapshot.as_ref()?;
+            snapshot.leases.unreadable(snapshot.links.get(&uplink.link?)?).cloned()
+        };
         let returning = judge.comeback().returning();
         Some(PathStatus {
             family: path.family,
             health: health(judge.standing(), self.family(path.family).election.shared()),
             gateway,
             learned,
+            unreadable_lease: unreadable().filter(|_| path.way == Way::Broken(Cause::Gateway)),
             last_answer: judge.heard(),
             loss_percent: judge.loss_percent(),
             asked: judge.asked(),

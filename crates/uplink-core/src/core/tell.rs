@@ -60,6 +60,9 @@ impl Core {
             if let Some(kind) = judge.take_set_aside() {
                 notices.push(Notice::SetAside { uplink: key.uplink.clone(), family: key.family, kind });
             }
+            if let Some(mac) = judge.take_stranger() {
+                notices.push(Notice::Stranger { uplink: key.uplink.clone(), family: key.family, mac });
+            }
         }
         for notice in notices {
             self.tell(notice, now);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::loss::Loss;
 use super::{Desk, Limits, Pace, Standing};
-use crate::event::{ProbeId, Question};
-use crate::snapshot::{Family, LinkIndex};
+use crate::event::{Answer, ProbeId, Question};
+use crate::snapshot::{Family, LinkIndex, Mac};
 use crate::status::Kind;
 use crate::time::Instant;
 
@@ -25,6 +25,9 @@ const CONFIRM: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 const ENOUGH_TO_SET_ASIDE: usize = 6;
 /// The kind that was set aside is tried again so often.
 const RECHECK: Duration = Duration::from_secs(10);
+/// Who answers for the gateway is asked so often; for one that is remembered, as often as the kind that
+/// was set aside.
+const IDENTIFY: Duration = Duration::from_secs(60);
 /// A busy gateway that only forwards is believed for so many times patience.
 const PACKETS_ONLY: u32 = 3;
 
@@ -34,6 +37,13 @@ pub(super) struct Gateway {
     link: LinkIndex,
     address: IpAddr,
     source: IpAddr,
+    /// Who answered for it last.
+    mac: Option<Mac>,
+    /// Who must answer, if it is remembered: the answers of anybody else are not its own.
+    expected: Option<Mac>,
+    /// Another answered, and nobody was told yet.
+    stranger: Option<Mac>,
+    next_identify: Instant,
     /// The kind that is asked on the tick.
     asked: Kind,
     asks: VecDeque<Ask>,
@@ -79,6 +89,10 @@ impl Gateway {
             link,
             address,
             source,
+            mac: None,
+            expected: None,
+            stranger: None,
+            next_identify: now,
             asked: Kind::Icmp,
             asks: VecDeque::new(),
             unanswered: Vec::new(),
@@ -126,14 +140,28 @@ impl Gateway {
             .min(self.next_tick(pace, limits))
     }
 
-    pub(super) fn answered(&mut self, id: ProbeId, at: Instant, now: Instant, limits: Limits) -> bool {
-        let Some(ask) = self.asks.iter_mut().find(|ask| ask.id == id) else {
+    /// Who must answer from now on; none if it is not remembered, but named by somebody.
+    pub(super) fn expect(&mut self, mac: Option<Mac>, now: Instant) {
+        if self.expected != mac {
+            self.expected = mac;
+            self.next_identify = now;
+        }
+    }
+
+    /// `at` is the answer's stamp in awake time.
+    pub(super) fn answered(&mut self, answer: Answer, at: Instant, now: Instant, limits: Limits) -> bool {
+        let id = answer.id;
+        let asked = self.asks.iter().find(|ask| ask.id == id).map(|ask| (ask.kind, ask.at));
+        let Some((kind, asked_at)) = asked else {
             return false;
         };
-        ask.answered = true;
+        self.identified(answer.mac);
+        if self.is_unproven() {
+            return true;
+        }
+        self.asks.iter_mut().filter(|ask| ask.id == id).for_each(|ask| ask.answered = true);
         // A stamp from before the question is a clock's fault, one from after now likewise.
-        let at = at.max(ask.at).min(now);
-        let (kind, asked_at) = (ask.kind, ask.at);
+        let at = at.max(asked_at).min(now);
         self.last_answer = self.last_answer.max(Some(at));
         self.proved_at = self.proved_at.max(Some(asked_at));
         // A neighbour's answer does not say which of several questions it answers.
@@ -153,8 +181,12 @@ impl Gateway {
         self.loss.unsent(id);
     }
 
+    /// It says nothing of a gateway that must prove that it is the one remembered.
     pub(super) fn forwarded(&mut self, at: Instant, limits: Limits) {
         self.watching = false;
+        if self.is_unproven() {
+            return;
+        }
         self.last_packet = self.last_packet.max(Some(at));
         self.loss.packet(at, limits.patience / 2);
     }
@@ -216,6 +248,16 @@ impl Gateway {
 
     pub(super) fn loss_percent(&self) -> Option<u32> {
         self.loss.percent()
+    }
+
+    /// Who answered for it last.
+    pub(super) const fn mac(&self) -> Option<Mac> {
+        self.mac
+    }
+
+    /// Who answers although another is remembered, once.
+    pub(super) fn take_stranger(&mut self) -> Option<Mac> {
+        self.stranger.take()
     }
 
     pub(super) const fn asked(&self) -> Kind {
@@ -326,14 +368,40 @@ impl Gateway {
 
     fn tick(&mut self, now: Instant, desk: &mut Desk) {
         self.ticked = Some(now);
+        // An echo does not say who answers.
+        let kind = if self.is_unproven() { Kind::Neighbour } else { self.asked };
         // What is lost in the silence is accounted for by the verdict.
-        if let Some(id) = self.ask(self.asked, now, desk).filter(|_| !self.silent) {
+        if let Some(id) = self.ask(kind, now, desk).filter(|_| !self.silent) {
             self.loss.asked(id, now);
         }
         // It may come back answering the other kind only.
         if self.silent {
-            self.ask(self.asked.other(), now, desk);
+            self.ask(kind.other(), now, desk);
         }
+        self.identify(now, desk);
+    }
+
+    /// Asks from time to time who answers, so that it can be known again.
+    fn identify(&mut self, now: Instant, desk: &mut Desk) {
+        if self.last_answer.is_some() && now >= self.next_identify {
+            let asked = self.send(Kind::Neighbour, true, now, desk);
+            let every = if self.expected.is_some() { RECHECK } else { IDENTIFY };
+            self.next_identify = if asked.is_some() { now + every } else { now };
+        }
+    }
+
+    /// Takes in who answered, if the answer says that.
+    fn identified(&mut self, mac: Option<Mac>) {
+        let Some(mac) = mac else { return };
+        if self.expected.is_some_and(|expected| expected != mac) && self.mac != Some(mac) {
+            self.stranger = Some(mac);
+        }
+        self.mac = Some(mac);
+    }
+
+    /// It is remembered, and nobody or somebody else answered for it last.
+    fn is_unproven(&self) -> bool {
+        self.expected.is_some_and(|expected| self.mac != Some(expected))
     }
 
     fn confirm(&mut self, now: Instant, desk: &mut Desk) {

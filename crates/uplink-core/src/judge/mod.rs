@@ -20,6 +20,7 @@ use std::time::Duration;
 use crate::discover::{Path, Way};
 use crate::event::{Answer, ProbeId};
 use crate::memory::Remembered;
+use crate::snapshot::Mac;
 use crate::status::{Cause, Health, Kind, TargetStatus};
 use crate::time::Instant;
 
@@ -141,6 +142,9 @@ impl Judge {
             };
             self.targets.forget();
         }
+        if let Some(gateway) = &mut self.gateway {
+            gateway.expect(path.mac, now);
+        }
         self.way = path.way.clone();
         let by = path.hop.as_ref().map(|hop| hop.link).zip(path.source);
         self.targets.set(path, by.filter(|_| !matches!(path.way, Way::Broken(_))), targets);
@@ -184,9 +188,9 @@ impl Judge {
     ///
     /// `at` is the answer's stamp in awake time.
     pub(crate) fn answered(&mut self, answer: Answer, at: Instant, now: Instant, limits: Limits) -> bool {
-        let gateway =
-            self.gateway.as_mut().is_some_and(|gateway| gateway.answered(answer.id, at, now, limits));
-        if gateway {
+        let before = self.last_answer();
+        let gateway = self.gateway.as_mut().is_some_and(|gateway| gateway.answered(answer, at, now, limits));
+        if gateway && self.last_answer() != before {
             self.heard = self.heard.max(Some(answer.at));
         }
         gateway || self.targets.answered(answer.id)
@@ -281,6 +285,16 @@ impl Judge {
 
     pub(crate) fn last_sign(&self) -> Option<Instant> {
         self.gateway.as_ref().and_then(Gateway::last_sign)
+    }
+
+    /// Who answered for the gateway last.
+    pub(crate) fn mac(&self) -> Option<Mac> {
+        self.gateway.as_ref().and_then(Gateway::mac)
+    }
+
+    /// Who answers for the gateway although another is remembered, once.
+    pub(crate) fn take_stranger(&mut self) -> Option<Mac> {
+        self.gateway.as_mut().and_then(Gateway::take_stranger)
     }
 
     pub(crate) fn loss_percent(&self) -> Option<u32> {

@@ -98,7 +98,8 @@ impl State {
         addresses.sort_by_key(address_place);
         routes.sort_by_key(place);
         let links = links.into_iter().map(|link| (link.index, self.identified(link))).collect();
-        let mut snapshot = Snapshot { links, addresses, routes, rules, dpu_ports };
+        let leases = self.snapshot.leases.clone();
+        let mut snapshot = Snapshot { links, addresses, routes, rules, dpu_ports, leases };
         drop_dead_routes(&mut snapshot);
         let differs = snapshot != self.snapshot;
         self.snapshot = snapshot;

@@ -72,7 +72,7 @@ fn needs_attention(notice: &Notice) -> bool {
         Notice::Gateway { gateway, .. } => gateway.is_none(),
         Notice::Interface { interface, .. } => interface.is_none(),
         Notice::Refused { outcome, .. } => *outcome != Outcome::Done,
-        Notice::Left(_) => true,
+        Notice::Left(_) | Notice::Stranger { .. } => true,
         Notice::Aside { aside, .. } => aside.is_some(),
         Notice::Asleep(span) => *span >= LONG_SLEEP,
         Notice::SetAside { .. } | Notice::Wrote { .. } | Notice::Ready => false,

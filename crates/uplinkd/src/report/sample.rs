@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use uplink_core::event::Outcome;
+use uplink_core::lease::Unreadable;
 use uplink_core::own::{Op, OwnRoute};
 use uplink_core::policy::{Mode, Target};
-use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, TABLE_MAIN};
+use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, Mac, TABLE_MAIN};
 use uplink_core::status::{
     Aside, Cause, Change, FamilyStatus, GatewaySource, Health, Kind, Notice, PathStatus, Reason, Status,
     TargetStatus, UplinkStatus,
@@ -67,6 +68,7 @@ fn uplinks() -> Vec<UplinkStatus> {
         health: Health::Up,
         gateway: Some(ip("10.0.120.1")),
         learned: Some(GatewaySource::Dhcp),
+        unreadable_lease: None,
         last_answer: Some(at(999)),
         loss_percent: Some(0),
         asked: Some(Kind::Icmp),
@@ -81,6 +83,7 @@ fn uplinks() -> Vec<UplinkStatus> {
         health: Health::Down(Cause::Gateway),
         gateway: Some(ip("fe80::1")),
         learned: Some(GatewaySource::Route),
+        unreadable_lease: None,
         last_answer: Some(at(985)),
         loss_percent: Some(100),
         returns_at: Some(at(1030)),
@@ -94,6 +97,11 @@ fn uplinks() -> Vec<UplinkStatus> {
         health: Health::Unknown,
         gateway: None,
         learned: None,
+        unreadable_lease: Some(Unreadable {
+            interface: None,
+            path: "/var/lib/dhcp".to_owned(),
+            why: "permission denied".to_owned(),
+        }),
         last_answer: None,
         loss_percent: None,
         asked: None,
@@ -133,6 +141,7 @@ pub(crate) fn notices() -> Vec<Notice> {
             now: Health::Down(Cause::Gateway),
             silent_for: Some(Duration::from_millis(1003)),
         },
+        Notice::Stranger { uplink: uplink.clone(), family, mac: Mac([2, 0, 0, 0, 0, 9]) },
         Notice::Elected {
             family,
             before: Some(uplink),

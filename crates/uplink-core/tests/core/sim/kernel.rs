@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use uplink_core::event::Outcome;
+use uplink_core::lease::Leases;
 use uplink_core::own::{Op, OwnRoute, OwnRule, RuleForm};
 use uplink_core::snapshot::{
     Address, Family, Hop, Link, LinkIndex, PciPort, Prefix, Route, RouteKind, Rule, Snapshot, TABLE_MAIN,
@@ -33,6 +34,8 @@ pub(crate) struct Kernel {
     pub(crate) routes: Vec<Route>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) dpu_ports: Vec<PciPort>,
+    /// What DHCP clients wrote down.
+    pub(crate) leases: Leases,
     /// `net.ipv6.conf.all.forwarding`.
     pub(crate) forwarding: bool,
     /// IPv6 neighbours that do not answer.
@@ -78,6 +81,7 @@ impl Kernel {
             routes: self.routes.iter().filter(matters).cloned().collect(),
             rules: self.rules.clone(),
             dpu_ports: self.dpu_ports.clone(),
+            leases: self.leases.clone(),
         }
     }
 

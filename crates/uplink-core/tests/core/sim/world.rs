@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use uplink_core::event::{Answer, Probe, ProbeId, Question};
-use uplink_core::snapshot::{Family, LinkIndex};
+use uplink_core::snapshot::{Family, LinkIndex, Mac};
 use uplink_core::time::Instant;
 
 use super::kernel::Kernel;
@@ -26,6 +26,8 @@ pub(crate) struct Gateway {
     pub(crate) forwards: bool,
     /// Somebody beyond it keeps sending us packets.
     pub(crate) busy: bool,
+    /// Its Ethernet address, which only neighbours are told.
+    pub(crate) mac: Mac,
 }
 
 impl Gateway {
@@ -38,6 +40,7 @@ impl Gateway {
             neighbour: true,
             forwards: true,
             busy: false,
+            mac: Mac([2, 0, 0, 0, 1, 1]),
         }
     }
 
@@ -112,13 +115,16 @@ impl World {
         }
         self.asked.insert(probe.id, (now, *probe));
         let address = asked_address(probe.question);
-        let latency = match self.gateways.get(&(probe.link, address)) {
+        let found = self.gateways.get(&(probe.link, address));
+        let mac =
+            found.map(|gateway| gateway.mac).filter(|_| matches!(probe.question, Question::Neighbour(_)));
+        let latency = match found {
             Some(gateway) => gateway.answers(probe.question).then_some((gateway.loss, gateway.latency)),
             None => self.behind(kernel, probe, address),
         };
         let answered = latency.filter(|(loss, _)| self.dice() >= *loss);
         answered.map_or(Fate::Lost, |(_, latency)| {
-            Fate::Answered(Answer { id: probe.id, at: now + latency, mac: None })
+            Fate::Answered(Answer { id: probe.id, at: now + latency, mac })
         })
     }
 

@@ -299,6 +299,7 @@ fn every_word() -> Vec<Status> {
         GatewaySource::Route,
         GatewaySource::Advertisement,
         GatewaySource::Dhcp,
+        GatewaySource::Lease,
         GatewaySource::Memory,
     ]
     .map(Some);
