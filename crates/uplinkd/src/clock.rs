@@ -11,6 +11,11 @@ pub(crate) fn now() -> Instant {
     read(ClockId::CLOCK_BOOTTIME).map_or(Instant::BOOT, |since_boot| Instant::BOOT + since_boot)
 }
 
+/// What the wall clock shows, since 1970: for what others wrote down in its terms, and nothing else.
+pub(crate) fn wall() -> Duration {
+    read(ClockId::CLOCK_REALTIME).unwrap_or_default()
+}
+
 /// The moment of a kernel receive stamp (`SO_TIMESTAMPNS`), which is on the wall clock.
 ///
 /// What is received answers a question, so it cannot have come before `asked`, nor can it come

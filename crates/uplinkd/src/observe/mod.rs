@@ -1,4 +1,4 @@
-//! Turns netlink and sysfs into one snapshot.
+//! Turns netlink, sysfs and leases into one snapshot.
 //!
 //! The groups are joined first, then everything is read, then the messages tell what changed. A
 //! message that was queued before or during a read is taken in after it: in the kernel's order, and
@@ -8,6 +8,7 @@
 
 mod address;
 mod ip;
+mod lease;
 mod link;
 mod pci;
 mod route;
@@ -65,6 +66,7 @@ pub(crate) struct Drained {
 pub(crate) struct Observer {
     events: Events,
     requests: Requests,
+    leases: lease::Reader,
     state: State,
     malformed_looks: u32,
     look_due: bool,
@@ -77,10 +79,14 @@ impl Observer {
     /// # Errors
     /// See [`ObserveError`].
     pub(crate) fn open() -> Result<Self, ObserveError> {
+        let mut state = State::new(pci::behind);
+        let (leases, first) = lease::Reader::start();
+        state.replace_leases(first);
         let mut observer = Self {
             events: Events::open().map_err(ObserveError::Open)?,
             requests: Requests::open().map_err(ObserveError::Open)?,
-            state: State::new(pci::behind),
+            leases,
+            state,
             malformed_looks: MALFORMED_LOOKS,
             look_due: true,
         };
@@ -99,7 +105,10 @@ impl Observer {
     /// # Errors
     /// Those of the runtime's reactor.
     pub(crate) async fn readable(&self) -> io::Result<()> {
-        self.events.readable().await
+        tokio::select! {
+            events = self.events.readable() => events,
+            () = self.leases.changed() => Ok(()),
+        }
     }
 
     /// Takes in all events that are there, without waiting. Where that shows too little, a look is due.
@@ -124,6 +133,9 @@ impl Observer {
         };
         let received = self.events.drain(take);
         received.map_err(ObserveError::Events)?;
+        if let Some(leases) = self.leases.take() {
+            effect.changed |= self.state.replace_leases(leases);
+        }
         Ok(self.follow(effect))
     }
 

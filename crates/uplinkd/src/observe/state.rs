@@ -6,6 +6,7 @@ use netlink_packet_core::{NLM_F_APPEND, NLM_F_REPLACE};
 use nix::libc::{
     RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE, RTM_NEWRULE,
 };
+use uplink_core::lease::Leases;
 use uplink_core::snapshot::{
     Address, Family, Link, LinkIndex, PciPort, Prefix, Route, Rule, Snapshot, protocol,
 };
@@ -136,6 +137,13 @@ impl State {
     pub(super) fn replace_ports(&mut self, ports: Vec<PciPort>) -> bool {
         let differs = ports != self.snapshot.dpu_ports;
         self.snapshot.dpu_ports = ports;
+        differs
+    }
+
+    /// Puts these leases in the place of those known. Returns whether they differ.
+    pub(super) fn replace_leases(&mut self, leases: Leases) -> bool {
+        let differs = leases != self.snapshot.leases;
+        self.snapshot.leases = leases;
         differs
     }
 
