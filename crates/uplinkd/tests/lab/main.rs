@@ -14,6 +14,7 @@ mod boot;
 mod configuration;
 mod control;
 mod ipv6;
+mod layouts;
 mod lifecycle;
 mod links;
 mod loss;
@@ -36,6 +37,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     configuration::trials,
     control::trials,
     ipv6::trials,
+    layouts::trials,
     lifecycle::trials,
     links::trials,
     loss::trials,
