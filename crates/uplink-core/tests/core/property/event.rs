@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::{BoxedStrategy, Strategy, any, prop_oneof};
 use proptest::sample::{select, subsequence};
 use uplink_core::policy::{Match, Need, Placement, Policy, Preempt, UplinkPolicy};
-use uplink_core::snapshot::{Family, LinkIndex, Route, protocol};
+use uplink_core::snapshot::{Family, LinkIndex, Mac, Route, protocol};
 
 use crate::sim::bench::{Bench, Observer};
 use crate::sim::site::{BOARD, MGMT, PORT, default_route, dpu_port};
@@ -26,6 +26,8 @@ pub(super) enum Event {
     Up(LinkIndex, bool),
     /// Addresses come or go.
     Addresses(LinkIndex, bool),
+    /// A DHCP client writes down the link's gateway, or forgets it.
+    Lease(LinkIndex, bool),
     /// Default routes come or go.
     Defaults(LinkIndex, bool),
     /// A DHCP client removes and lays everything anew, at once or with a gap.
@@ -69,6 +71,8 @@ pub(super) enum Health {
     FiltersEcho,
     OnlyForwards,
     AnswersOnly,
+    /// Somebody else answers in its place.
+    Stranger,
 }
 
 /// Default routes that somebody meant.
@@ -102,6 +106,7 @@ fn interface_event() -> BoxedStrategy<Event> {
         (link(), any::<bool>()).prop_map(|(link, up)| Event::Carrier(link, up)),
         (link(), any::<bool>()).prop_map(|(link, up)| Event::Up(link, up)),
         (link(), any::<bool>()).prop_map(|(link, come)| Event::Addresses(link, come)),
+        (link(), any::<bool>()).prop_map(|(link, held)| Event::Lease(link, held)),
         (link(), select(vec![ms(0), ms(3), ms(400)])).prop_map(|(link, gap)| Event::Renew(link, gap)),
         link().prop_map(Event::Withdraw),
         (0u8..1).prop_map(|_| Event::Rename),
@@ -165,6 +170,7 @@ fn health() -> impl Strategy<Value = Health> {
         1 => (0u8..1).prop_map(|_| Health::FiltersEcho),
         1 => (0u8..1).prop_map(|_| Health::OnlyForwards),
         1 => (0u8..1).prop_map(|_| Health::AnswersOnly),
+        1 => (0u8..1).prop_map(|_| Health::Stranger),
     ]
 }
 
@@ -215,6 +221,7 @@ impl Event {
             Self::Up(link, false) => bench.down(*link),
             Self::Addresses(link, true) => bench.addresses_come(*link),
             Self::Addresses(link, false) => bench.addresses_go(*link),
+            Self::Lease(link, held) => bench.write_lease(*link, *held),
             Self::Defaults(link, true) => bench.defaults_come(*link),
             Self::Defaults(link, false) => bench.defaults_go(*link),
             Self::Renew(link, gap) => {
@@ -268,6 +275,7 @@ impl Health {
             Self::FiltersEcho => Gateway { echo: false, ..Gateway::well() },
             Self::OnlyForwards => Gateway { echo: false, neighbour: false, busy: true, ..Gateway::well() },
             Self::AnswersOnly => Gateway { forwards: false, ..Gateway::well() },
+            Self::Stranger => Gateway { mac: Mac([2, 0, 0, 0, 9, 9]), ..Gateway::well() },
         }
     }
 }

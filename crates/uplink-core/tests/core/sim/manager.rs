@@ -1,9 +1,12 @@
 //! Other programs that manage the same tables: DHCP clients, network managers, administrators.
 
+use std::net::IpAddr;
+
+use uplink_core::lease::{Holder, Lease};
 use uplink_core::snapshot::{Family, Hop, LinkIndex, Route, RouteKind, protocol};
 
 use super::bench::Bench;
-use super::site::{addresses, default_route, plain_default};
+use super::site::{addresses, default_route, gateway, plain_default};
 
 impl Bench {
     /// Addresses and default routes of a link come, as from DHCP and router advertisements.
@@ -24,6 +27,19 @@ impl Bench {
         for address in Family::ALL.into_iter().flat_map(|family| addresses(link, family)) {
             self.kernel.remove_address(&address);
         }
+    }
+
+    /// The DHCP client writes down the link's gateway, or forgets it.
+    pub(crate) fn write_lease(&mut self, link: LinkIndex, held: bool) {
+        let interface = Holder::Index(link);
+        self.kernel.leases.held.retain(|lease| lease.interface != interface);
+        if let (true, [own], IpAddr::V4(router)) =
+            (held, addresses(link, Family::Ipv4).as_slice(), gateway(link, Family::Ipv4))
+            && let IpAddr::V4(address) = own.prefix.address
+        {
+            self.kernel.leases.held.push(Lease { interface, address, routers: vec![router] });
+        }
+        self.kernel.changes += 1;
     }
 
     /// The default routes of a link come; a manager does not mind if they are there, or cannot be.
