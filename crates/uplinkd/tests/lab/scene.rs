@@ -136,6 +136,8 @@ impl Scene {
                 pass(Duration::from_millis(1));
             }
         }
+        // What led there is stamped before whatever the test does next.
+        self.changes.caught_up()?;
         Ok(())
     }
 
