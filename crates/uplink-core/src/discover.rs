@@ -190,7 +190,8 @@ pub fn foreign_defaults(snapshot: &Snapshot, family: Family) -> impl Iterator<It
         // Older kernels keep an unreachable IPv6 default at the end of an empty table.
         .filter(|route| !(route.kind == RouteKind::Refused && route.protocol == protocol::KERNEL))
         .collect();
-    routes.sort_by_key(|route| route.metric);
+    // `rt6_score_route` in net/ipv6/route.c.
+    routes.sort_by_key(|route| (route.metric, route.preference));
     routes.into_iter()
 }
 

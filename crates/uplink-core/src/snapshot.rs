@@ -312,6 +312,9 @@ pub struct Route {
     pub tos: u8,
     /// Its metric (`RTA_PRIORITY`); lower wins. Absent in the message is 0.
     pub metric: u32,
+    /// How much its router wants to be the default one (`RTA_PREF`); decides among equal metrics.
+    #[serde(default)]
+    pub preference: RouterPreference,
     /// Who made it (`rtm_protocol`).
     pub protocol: u8,
     /// What happens to a packet.
@@ -345,6 +348,20 @@ impl Route {
         matches!(self.protocol, protocol::DHCP | protocol::RA)
             && self.single_hop().is_some_and(|hop| hop.gateway.is_some())
     }
+}
+
+/// How much a router wants to be the default one (RFC 4191, section 2.1), the best first. IPv4 has no
+/// such thing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouterPreference {
+    /// Before the others.
+    High,
+    /// As those that say nothing.
+    #[default]
+    Medium,
+    /// After the others.
+    Low,
 }
 
 /// Route protocols that mean something to the decision (`linux/rtnetlink.h`).

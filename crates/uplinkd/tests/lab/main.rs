@@ -9,6 +9,7 @@
     reason = "a test program with its own main: it may print and panic"
 )]
 
+mod advertisements;
 mod aside;
 mod boot;
 mod configuration;
@@ -31,6 +32,7 @@ use libtest_mimic::{Arguments, Trial};
 
 /// One entry a subject.
 const SUBJECTS: &[fn() -> Vec<Trial>] = &[
+    advertisements::trials,
     aside::trials,
     boot::trials,
     configuration::trials,

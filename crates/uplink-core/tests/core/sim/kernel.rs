@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use uplink_core::event::Outcome;
 use uplink_core::own::{Op, OwnRoute, OwnRule, RuleForm};
 use uplink_core::snapshot::{
-    Address, Family, Hop, Link, LinkIndex, PciPort, Prefix, Route, RouteKind, Rule, Snapshot, TABLE_MAIN,
-    protocol,
+    Address, Family, Hop, Link, LinkIndex, PciPort, Prefix, Route, RouteKind, RouterPreference, Rule,
+    Snapshot, TABLE_MAIN, protocol,
 };
 
 /// An error number of the kernel.
@@ -299,6 +299,7 @@ fn as_route(own: &OwnRoute) -> Route {
         destination: everywhere(own.family()),
         tos: 0,
         metric: own.metric(),
+        preference: RouterPreference::default(),
         protocol: protocol::UPLINKD,
         kind: RouteKind::Unicast,
         hops: vec![own.hop().clone()],

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use uplink_core::snapshot::{
     Address, Attributes, Family, Hop, Link, LinkIndex, LinkKind, Mac, PciAddress, PciPort, Prefix, Route,
-    RouteKind, TABLE_MAIN, protocol,
+    RouteKind, RouterPreference, TABLE_MAIN, protocol,
 };
 use uplink_core::status::Health;
 
@@ -126,6 +126,7 @@ pub(crate) fn plain_default(family: Family) -> Route {
         destination: everywhere(family),
         tos: 0,
         metric: 0,
+        preference: RouterPreference::default(),
         protocol: protocol::STATIC,
         kind: RouteKind::Unicast,
         hops: Vec::new(),
