@@ -195,6 +195,12 @@ pub fn foreign_defaults(snapshot: &Snapshot, family: Family) -> impl Iterator<It
     routes.into_iter()
 }
 
+/// Whether a BlueField port is known, with or without an interface.
+pub(crate) fn has_dpu_port(snapshot: &Snapshot) -> bool {
+    let by_link = snapshot.links.values().filter_map(|link| link.pci.as_ref());
+    by_link.chain(&snapshot.dpu_ports).any(is_dpu_port_0)
+}
+
 /// An interface, present or not, that is an uplink.
 struct Candidate<'a> {
     name: String,
@@ -451,7 +457,7 @@ fn find_gateway(
     if let Some((route, hop)) = foreign {
         let found = FoundGateway {
             hop: hop.clone(),
-            attributes: route.attributes.clone(),
+            attributes: attributes_of(snapshot, route, hop),
             learned: source_of(route, GatewaySource::Route),
         };
         return hop.gateway.is_some().then_some(found);
@@ -481,6 +487,16 @@ fn find_gateway(
     let ours = |source: &IpAddr| snapshot.addresses.iter().any(|address| address.prefix.address == *source);
     let attributes = Attributes { source: attributes.source.filter(ours), ..attributes.clone() };
     still_here.then(|| FoundGateway { hop: hop.clone(), attributes, learned: GatewaySource::Memory })
+}
+
+/// What a pin by this hop copies. Where IPv6 joined routes of several interfaces, only the first one's
+/// preferred source is told; it is no other's.
+fn attributes_of(snapshot: &Snapshot, route: &Route, hop: &Hop) -> Attributes {
+    let its = |source: &IpAddr| {
+        route.hops.len() == 1
+            || addresses(snapshot, hop.link, route.family).any(|address| address.prefix.address == *source)
+    };
+    Attributes { source: route.attributes.source.filter(its), ..route.attributes.clone() }
 }
 
 fn source_of(route: &Route, otherwise: GatewaySource) -> GatewaySource {

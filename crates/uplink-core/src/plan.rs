@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::discover::{foreign_defaults, own_defaults};
+use crate::discover::{foreign_defaults, has_dpu_port, own_defaults};
 use crate::own::{Op, OwnRoute, OwnRule, RuleForm, TABLE_PIN, probe_table};
 use crate::policy::{Placement, Policy};
 use crate::snapshot::{
-    Attributes, Family, Hop, LinkIndex, LinkKind, Prefix, Route, RouteKind, Snapshot, TABLE_MAIN,
+    Attributes, Family, Hop, LinkIndex, LinkKind, Prefix, Route, RouteKind, Snapshot, TABLE_MAIN, protocol,
 };
 use crate::status::Aside;
 
@@ -299,8 +299,25 @@ fn meant(route: &Route, snapshot: &Snapshot, policy: &Policy) -> Option<Aside> {
             let named = policy.uplinks.iter().any(|uplink| crate::discover::is_match(&uplink.matching, link));
             (link.kind == LinkKind::Tunnel && !named).then_some(Aside::Tunnel)
         }
+        (RouteKind::Unicast, _) if has_dpu_port(snapshot) && is_tie(route, snapshot) => None,
         (RouteKind::Unicast, _) => (!configured).then_some(Aside::Multipath),
     }
+}
+
+/// Whether a route of several hops is one because IPv6 joined what was laid one by one with equal
+/// metrics (`rt6_qualify_for_ecmp` in include/net/ip6_route.h), as netplan does for all uplinks. The kernel
+/// does not tell; but nobody means a multipath of what the network named or netplan wrote, each through
+/// an interface of its own.
+fn is_tie(route: &Route, snapshot: &Snapshot) -> bool {
+    let mut links = BTreeSet::new();
+    let of_its_own = |hop: &Hop| {
+        let tunnel = snapshot.links.get(&hop.link).is_some_and(|link| link.kind == LinkKind::Tunnel);
+        !tunnel && links.insert(hop.link)
+    };
+    route.family == Family::Ipv6
+        && !route.by_object
+        && matches!(route.protocol, protocol::RA | protocol::DHCP | protocol::STATIC)
+        && route.hops.iter().all(of_its_own)
 }
 
 /// Whether two metrics below this one can be ours, neither of them 0.

@@ -321,6 +321,9 @@ pub struct Route {
     pub kind: RouteKind,
     /// Where it leads: one hop, several (multipath), or none (`unreachable`, …).
     pub hops: Vec<Hop>,
+    /// Its hops are those of a next-hop object (`RTA_NH_ID`).
+    #[serde(default)]
+    pub by_object: bool,
     /// What should be copied when a pin takes its place.
     pub attributes: Attributes,
 }

@@ -158,6 +158,7 @@ impl Header {
             protocol: self.protocol,
             kind,
             hops,
+            by_object: nexthop.is_some(),
             attributes: copied,
         };
         Ok(Kept { route, nexthop, life })
@@ -315,6 +316,7 @@ mod tests {
             protocol: protocol::BOOT,
             kind: RouteKind::Unicast,
             hops: vec![hop(3, Some("10.0.0.1"))],
+            by_object: false,
             attributes: Attributes {
                 source: Some("10.0.0.2".parse().unwrap()),
                 onlink: true,
@@ -381,6 +383,7 @@ mod tests {
         let by_object = read("10.0.0.1", |m| m.attributes = vec![RouteAttribute::NhId(7)]);
         let by_object = by_object.unwrap();
         assert_eq!((by_object.route.kind, by_object.nexthop), (RouteKind::Other, Some(7)));
+        assert!(by_object.route.by_object);
         let wrapped = read("10.0.0.1", |message| {
             message.attributes.push(RouteAttribute::EncapType(2.into()));
         });

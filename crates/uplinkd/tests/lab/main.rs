@@ -26,6 +26,7 @@ mod seed;
 mod silence;
 mod stalls;
 mod targets;
+mod ties;
 mod uplinks;
 
 use libtest_mimic::{Arguments, Trial};
@@ -47,6 +48,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     silence::trials,
     stalls::trials,
     targets::trials,
+    ties::trials,
     uplinks::trials,
 ];
 

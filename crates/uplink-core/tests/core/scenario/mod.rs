@@ -15,3 +15,4 @@ mod restart;
 mod silence;
 mod stall;
 mod targets;
+mod ties;

@@ -130,6 +130,7 @@ pub(crate) fn plain_default(family: Family) -> Route {
         protocol: protocol::STATIC,
         kind: RouteKind::Unicast,
         hops: Vec::new(),
+        by_object: false,
         attributes: Attributes::default(),
     }
 }
