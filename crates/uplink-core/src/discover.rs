@@ -62,6 +62,8 @@ pub struct Path {
     pub hop: Option<Hop>,
     /// Where its gateway was learned.
     pub learned: Option<GatewaySource>,
+    /// Its other gateways, the most preferred first: one of them takes over when its gateway is silent.
+    pub spares: Vec<Spare>,
     /// What the pin copies.
     pub attributes: Attributes,
     /// The address that traffic through this path is sent from.
@@ -72,6 +74,17 @@ pub struct Path {
     pub need: Need,
     /// How often each is asked.
     pub interval: Duration,
+}
+
+/// A gateway of a path that is not the one in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spare {
+    /// The next hop.
+    pub gateway: IpAddr,
+    /// The address to ask from.
+    pub source: IpAddr,
+    /// Its route is preferred to that of the gateway in use.
+    pub preferred: bool,
 }
 
 /// The order of paths: tier, then judged before unjudged, then the order within the tier.
@@ -112,6 +125,8 @@ pub struct Hints {
     pub gateways: Vec<Known>,
     /// The interfaces of the elected paths.
     pub elected: Vec<LinkIndex>,
+    /// The gateways that paths go by: each stays while a default route names it, whatever else does.
+    pub in_use: Vec<(Family, Hop)>,
 }
 
 /// A gateway that is remembered.
@@ -363,6 +378,7 @@ impl Candidate<'_> {
         let way = self.way(snapshot, family, gateway.as_ref(), route.is_some());
         let hop = gateway.as_ref().map(|found| found.hop.clone()).or_else(|| Some(route?.1.clone()));
         let learned = gateway.as_ref().map(|found| found.learned);
+        let spares = spares(snapshot, family, &way, learned);
         let attributes = gateway
             .map(|found| found.attributes)
             .or_else(|| Some(route?.0.attributes.clone()))
@@ -382,6 +398,7 @@ impl Candidate<'_> {
             way,
             hop,
             learned,
+            spares,
             source: attributes.source.or_else(|| self.source(snapshot, family)),
             attributes,
             targets,
@@ -454,7 +471,10 @@ fn find_gateway(
         attributes.onlink = !has_prefix_route(snapshot, link.index, *gateway);
         return Some(FoundGateway { hop, attributes, learned: GatewaySource::Configuration });
     }
-    if let Some((route, hop)) = foreign {
+    if let Some(best) = foreign {
+        let in_use =
+            |(_, hop): &(&Route, &Hop)| hints.in_use.iter().any(|(its, used)| *its == family && used == *hop);
+        let (route, hop) = defaults_through(snapshot, family, link.index).find(in_use).unwrap_or(best);
         let found = FoundGateway {
             hop: hop.clone(),
             attributes: attributes_of(snapshot, route, hop),
@@ -505,9 +525,37 @@ fn source_of(route: &Route, otherwise: GatewaySource) -> GatewaySource {
 
 /// The best foreign default route with a hop through `link`, and that hop.
 fn default_through(snapshot: &Snapshot, family: Family, link: LinkIndex) -> Option<(&Route, &Hop)> {
-    foreign_defaults(snapshot, family)
-        .filter(|route| route.kind == RouteKind::Unicast)
-        .find_map(|route| Some((route, route.hops.iter().find(|hop| hop.link == link)?)))
+    defaults_through(snapshot, family, link).next()
+}
+
+/// The hops through `link` of foreign default routes, the best first.
+fn defaults_through(
+    snapshot: &Snapshot,
+    family: Family,
+    link: LinkIndex,
+) -> impl Iterator<Item = (&Route, &Hop)> {
+    foreign_defaults(snapshot, family).filter(|route| route.kind == RouteKind::Unicast).flat_map(
+        move |route| route.hops.iter().filter(move |hop| hop.link == link).map(move |hop| (route, hop)),
+    )
+}
+
+/// So many gateways of a path are asked beside the one in use: anybody on the link can advertise more.
+const SPARES: usize = 3;
+
+/// The gateways that default routes name beside the one in use. The operator's stands alone.
+fn spares(snapshot: &Snapshot, family: Family, way: &Way, learned: Option<GatewaySource>) -> Vec<Spare> {
+    let by_route = matches!(learned, Some(GatewaySource::Route | GatewaySource::Advertisement));
+    let Way::Gateway { link, gateway: in_use, .. } = way else { return Vec::new() };
+    let gateways = || defaults_through(snapshot, family, *link).filter(|_| by_route);
+    let rank = |route: &Route| (route.metric, route.preference);
+    let used = gateways().find(|(_, hop)| hop.gateway == Some(*in_use)).map(|(route, _)| rank(route));
+    let mut seen = BTreeSet::from([*in_use]);
+    let spares = gateways().filter_map(|(route, hop)| {
+        let gateway = hop.gateway.filter(|gateway| seen.insert(*gateway))?;
+        let source = source_for(snapshot, *link, gateway).or(route.attributes.source)?;
+        Some(Spare { gateway, source, preferred: Some(rank(route)) < used })
+    });
+    spares.take(SPARES).collect()
 }
 
 fn addresses(snapshot: &Snapshot, link: LinkIndex, family: Family) -> impl Iterator<Item = &Address> {

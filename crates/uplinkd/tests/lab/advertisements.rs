@@ -1,7 +1,7 @@
 //! Routers that advertise themselves: for how long, how much they want to be the default one, and
 //! several of them on one link.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
@@ -9,7 +9,7 @@ use uplink_core::snapshot::Family;
 use uplink_lab::{Advertisement, RouterPreference, Site, now, pass};
 
 use crate::ipv6::{ROUTER, advertise, bare_port, leads_to, learned, listens};
-use crate::scene::{BRISK, Outcome, PCI, Scene, trial};
+use crate::scene::{BRISK, Outcome, PCI, SOON, Scene, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -20,6 +20,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("two routers on the port: the preferred one, and back when it withdraws", || preferences("0")),
         trial("two routers on the port, forwarding: the same", || preferences("1")),
         trial("two routers on each uplink: the port by its better one", both),
+        trial("one of the port's two routers dies: the port by the other", || dies("0")),
+        trial("one of the port's two routers dies, forwarding: the port by the other", || dies("1")),
     ]
 }
 
@@ -97,10 +99,14 @@ fn two_routers(forwarding: &str) -> Result<Site, Failed> {
 
 /// The IPv6 pin leads through an interface to this router, now or soon.
 fn pinned(scene: &Scene, interface: &str, router: Ipv6Addr) -> Outcome {
+    pinned_to(scene, interface, router.into())
+}
+
+/// The pin of the router's family leads through an interface to it, now or soon.
+fn pinned_to(scene: &Scene, interface: &str, router: IpAddr) -> Outcome {
     let what = format!("one pin to {router} by {interface}");
-    scene.pinned(Family::Ipv6, &what, |pins| {
-        matches!(pins, [pin] if pin.interface.as_deref() == Some(interface)
-            && pin.gateway == Some(router.into()))
+    scene.pinned(Family::of(router), &what, |pins| {
+        matches!(pins, [pin] if pin.interface.as_deref() == Some(interface) && pin.gateway == Some(router))
     })
 }
 
@@ -158,6 +164,42 @@ fn both() -> Outcome {
     pinned(&scene, "port", second)?;
     advertise(&scene.site.mgmt, WITHDRAWN)?;
     pinned(&scene, "port", first)?;
+    scene.finish_among()?;
+    Ok(())
+}
+
+/// The port's first router is cut off, in both families, and comes back.
+fn dies(forwarding: &str) -> Outcome {
+    let site = two_routers(forwarding)?;
+    site.worker.ip("route add default via 10.0.120.254 dev port proto dhcp metric 102")?;
+    advertise(&site.port, ROUTER)?;
+    advertise(&site.mgmt, with(RouterPreference::Low))?;
+    learned(&site, "port")?;
+    let scene = Scene::begin(site, BRISK)?;
+    scene.leads_to("port")?;
+    let [first, second] = [&scene.site.port, &scene.site.mgmt]
+        .map(|uplink| [IpAddr::from(uplink.gateway4), IpAddr::from(uplink.gateway6)]);
+    let by =
+        |routers: [IpAddr; 2]| routers.into_iter().try_for_each(|router| pinned_to(&scene, "port", router));
+    by(first)?;
+    let switch = scene.site.switch.as_ref().ok_or("both uplinks are behind a switch")?;
+    let leads = |state| switch.ip(&format!("link set gw-port {state}"));
+    for _ in 0..2 {
+        let since = now();
+        leads("down")?;
+        by(second)?;
+        scene.daemon.wait_for_log("why", since, SOON, |line| line.contains("leaving gateway"))?;
+        for stream in &scene.streams {
+            stream.wait_for_arrival(now(), SOON)?;
+        }
+        leads("up")?;
+        by(first)?;
+    }
+    for family in Family::ALL {
+        assert_eq!(scene.health("port", family)?, "up");
+    }
+    let moved = scene.daemon.log().into_iter().filter(|line| line.what.contains("→ mgmt: "));
+    assert_eq!(moved.count(), 0, "the port was elected all the time");
     scene.finish_among()?;
     Ok(())
 }

@@ -5,6 +5,7 @@ mod boot;
 mod comeback;
 mod contest;
 mod discover;
+mod gateways;
 mod links;
 mod loss;
 mod managers;

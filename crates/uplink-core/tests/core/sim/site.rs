@@ -80,6 +80,14 @@ pub(crate) fn gateway(link: LinkIndex, family: Family) -> IpAddr {
     }
 }
 
+/// Another gateway on a link, which answers where the world has one.
+pub(crate) fn second_gateway(link: LinkIndex, family: Family) -> IpAddr {
+    match gateway(link, family) {
+        IpAddr::V4(address) => IpAddr::V4((address.to_bits() + 253).into()),
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() + 253).into()),
+    }
+}
+
 /// The addresses of a link; IPv6 has a link-local one as well.
 pub(crate) fn addresses(link: LinkIndex, family: Family) -> Vec<Address> {
     let net = net(link);
