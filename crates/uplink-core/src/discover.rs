@@ -146,6 +146,10 @@ impl Hints {
     fn of(&self, link: LinkIndex, family: Family) -> Option<&Known> {
         self.gateways.iter().find(|known| known.hop.link == link && known.family == family)
     }
+
+    fn uses(&self, family: Family, hop: &Hop) -> bool {
+        hop.gateway.is_some() && self.in_use.iter().any(|(its, used)| *its == family && used == hop)
+    }
 }
 
 /// All uplinks, the most preferred first. A pure function: the same snapshot gives the same answer.
@@ -472,9 +476,9 @@ fn find_gateway(
         return Some(FoundGateway { hop, attributes, learned: GatewaySource::Configuration });
     }
     if let Some(best) = foreign {
-        let in_use =
-            |(_, hop): &(&Route, &Hop)| hints.in_use.iter().any(|(its, used)| *its == family && used == *hop);
-        let (route, hop) = defaults_through(snapshot, family, link.index).find(in_use).unwrap_or(best);
+        let used = || defaults_through(snapshot, family, link.index).find(|(_, hop)| hints.uses(family, hop));
+        // Where the best has no gateway, the kernel goes by none.
+        let (route, hop) = best.1.gateway.and_then(|_| used()).unwrap_or(best);
         let found = FoundGateway {
             hop: hop.clone(),
             attributes: attributes_of(snapshot, route, hop),

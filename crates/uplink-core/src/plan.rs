@@ -306,18 +306,18 @@ fn meant(route: &Route, snapshot: &Snapshot, policy: &Policy) -> Option<Aside> {
 
 /// Whether a route of several hops is one because IPv6 joined what was laid one by one with equal
 /// metrics (`rt6_qualify_for_ecmp` in include/net/ip6_route.h), as netplan does for all uplinks. The kernel
-/// does not tell; but nobody means a multipath of what the network named or netplan wrote, each through
-/// an interface of its own.
+/// does not tell; but nobody means a multipath of what the network named, nor of what netplan wrote for
+/// one interface each.
 fn is_tie(route: &Route, snapshot: &Snapshot) -> bool {
     let mut links = BTreeSet::new();
-    let of_its_own = |hop: &Hop| {
-        let tunnel = snapshot.links.get(&hop.link).is_some_and(|link| link.kind == LinkKind::Tunnel);
-        !tunnel && links.insert(hop.link)
+    let each_its_own = route.hops.iter().filter(|hop| links.insert(hop.link)).count() == route.hops.len();
+    let tunnel = |link| snapshot.links.get(link).is_some_and(|link| link.kind == LinkKind::Tunnel);
+    let laid_one_by_one = match route.protocol {
+        protocol::RA | protocol::DHCP => true,
+        protocol::STATIC => each_its_own,
+        _ => false,
     };
-    route.family == Family::Ipv6
-        && !route.by_object
-        && matches!(route.protocol, protocol::RA | protocol::DHCP | protocol::STATIC)
-        && route.hops.iter().all(of_its_own)
+    route.family == Family::Ipv6 && laid_one_by_one && !route.by_object && !links.iter().any(tunnel)
 }
 
 /// Whether two metrics below this one can be ours, neither of them 0.

@@ -20,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("two routers on the port: the preferred one, and back when it withdraws", || preferences("0")),
         trial("two routers on the port, forwarding: the same", || preferences("1")),
         trial("two routers on each uplink: the port by its better one", both),
+        trial("two routers on the port and one on management, of one metric through networkd", of_one_metric),
         trial("one of the port's two routers dies: the port by the other", || dies("0")),
         trial("one of the port's two routers dies, forwarding: the port by the other", || dies("1")),
     ]
@@ -168,6 +169,35 @@ fn both() -> Outcome {
     Ok(())
 }
 
+/// The port's first router is cut off (`down`), or reached again (`up`).
+fn cut_off(site: &Site, state: &str) -> Outcome {
+    let switch = site.switch.as_ref().ok_or("both uplinks are behind a switch")?;
+    switch.ip(&format!("link set gw-port {state}"))?;
+    Ok(())
+}
+
+/// A client in user space lays the routes itself: IPv6 makes one of them.
+fn of_one_metric() -> Outcome {
+    let site = two_routers("0")?;
+    site.worker.ip("-6 route delete default dev mgmt")?;
+    for hop in ["fe80::1 dev port", "fe80::2 dev port", "fe80::2 dev mgmt"] {
+        site.worker.ip(&format!("-6 route append default via {hop} proto ra metric 1024 expires 1800"))?;
+    }
+    let scene = Scene::begin(site, BRISK)?;
+    let (first, second) = (scene.site.port.gateway6, scene.site.mgmt.gateway6);
+    pinned(&scene, "port", first)?;
+    cut_off(&scene.site, "down")?;
+    pinned(&scene, "port", second)?;
+    cut_off(&scene.site, "up")?;
+    scene.becomes("port", Family::Ipv4, "up")?;
+    pinned(&scene, "port", second)?;
+    scene.fail_over()?;
+    pinned(&scene, "mgmt", second)?;
+    scene.come_back()?;
+    scene.finish()?;
+    Ok(())
+}
+
 /// The port's first router is cut off, in both families, and comes back.
 fn dies(forwarding: &str) -> Outcome {
     let site = two_routers(forwarding)?;
@@ -182,8 +212,7 @@ fn dies(forwarding: &str) -> Outcome {
     let by =
         |routers: [IpAddr; 2]| routers.into_iter().try_for_each(|router| pinned_to(&scene, "port", router));
     by(first)?;
-    let switch = scene.site.switch.as_ref().ok_or("both uplinks are behind a switch")?;
-    let leads = |state| switch.ip(&format!("link set gw-port {state}"));
+    let leads = |state| cut_off(&scene.site, state);
     for _ in 0..2 {
         let since = now();
         leads("down")?;

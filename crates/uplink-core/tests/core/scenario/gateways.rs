@@ -160,6 +160,17 @@ fn one_that_comes_is_taken_if_it_is_preferred_and_answers() {
 }
 
 #[test]
+fn a_default_without_a_gateway_is_used_as_the_kernel_does() {
+    let mut bench = two_gateways_and_steered();
+    for (metric, expected) in [(1, None), (1000, Some(gateway(PORT, Family::Ipv4)))] {
+        bench.admin_defaults_go();
+        bench.link_default(Family::Ipv4, metric, PORT);
+        bench.run(secs(5));
+        assert_eq!(bench.path(DPU, Family::Ipv4).and_then(|path| path.gateway), expected, "{metric}");
+    }
+}
+
+#[test]
 fn a_restart_goes_on_by_the_one_that_the_pin_leads_to() {
     let mut bench = two_gateways_and_steered();
     set(&mut bench, gateway, &Gateway::silent());

@@ -1,11 +1,14 @@
 //! Default routes of equal metrics on all uplinks, as netplan lays them. IPv6 makes one route of them.
 
-use uplink_core::snapshot::{Attributes, Family, LinkIndex, Route, protocol};
+use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, Route, protocol};
 use uplink_core::status::Aside;
 
 use crate::sim::bench::Bench;
 use crate::sim::secs;
-use crate::sim::site::{BOARD, MGMT, PORT, addresses, default_route, plain_default, worker};
+use crate::sim::site::{
+    BOARD, MGMT, PORT, addresses, default_route, gateway, plain_default, second_gateway, worker,
+};
+use crate::sim::world::Gateway;
 
 /// Each link's default routes, of one metric and protocol, laid one by one.
 fn tied(bench: &mut Bench, metric: u32, protocol: u8) {
@@ -87,6 +90,28 @@ fn the_first_legs_preferred_source_is_not_the_others() {
     bench.assert_way(PORT);
     let pins = bench.kernel.pins(Family::Ipv6);
     assert_eq!(pins.iter().map(|pin| pin.attributes().source).collect::<Vec<_>>(), [None]);
+}
+
+#[test]
+fn two_routers_of_each_uplink_tie_as_well() {
+    let mut bench = worker();
+    bench.forget_routes(|route| route.is_default() && route.family == Family::Ipv6);
+    for link in [MGMT, PORT] {
+        for gateway in [gateway, second_gateway].map(|of| of(link, Family::Ipv6)) {
+            bench.world.gateways.insert((link, gateway), Gateway::well());
+            let hops = vec![Hop { link, gateway: Some(gateway) }];
+            let route = Route { metric: 100, protocol: protocol::DHCP, hops, ..plain_default(Family::Ipv6) };
+            bench.kernel.append_route(route).expect("it is laid");
+        }
+    }
+    bench.start();
+    bench.run(secs(5));
+    assert_eq!(bench.family(Family::Ipv6).aside, None);
+    bench.assert_way(PORT);
+    bench.world.gateways.insert((PORT, gateway(PORT, Family::Ipv6)), Gateway::silent());
+    bench.run(secs(5));
+    let hop = Hop { link: PORT, gateway: Some(second_gateway(PORT, Family::Ipv6)) };
+    assert_eq!(bench.kernel.default_way(Family::Ipv6), Ok(hop));
 }
 
 #[test]
