@@ -26,8 +26,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// An advertisement that must be said again soon.
-const SHORT: Advertisement = Advertisement { lifetime: 2, ..ROUTER };
+/// An advertisement that must be said again soon; not so soon that a busy machine comes too late.
+const SHORT: Advertisement = Advertisement { lifetime: 4, ..ROUTER };
 
 /// The kernel deletes such a route half a minute after lookups began to pass over it.
 const BEFORE_THE_KERNEL: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ fn prolonged() -> Outcome {
     let scene = Scene::begin(site, BRISK)?;
     scene.leads_to("port")?;
     let since = scene.changes.caught_up()?;
-    while now().since(since) < Duration::from_secs(5) {
+    while now().since(since) < Duration::from_secs(7) {
         advertise(&scene.site.port, SHORT)?;
         pass(Duration::from_millis(100));
     }
@@ -75,12 +75,12 @@ fn prolonged() -> Outcome {
 fn laid_for_a_while() -> Outcome {
     let site = bare_port()?;
     let lay = "-6 route append default via fe80::1 dev port proto ra metric 512 pref high expires";
-    site.worker.ip(&format!("{lay} 2"))?;
+    site.worker.ip(&format!("{lay} 4"))?;
     let scene = Scene::begin(site, BRISK)?;
     scene.leads_to("port")?;
     // What is there already is prolonged, and `ip` is told that it is there.
-    let _ = scene.site.worker.ip(&format!("{lay} 4"));
-    scene.stays(Duration::from_secs(2))?;
+    let _ = scene.site.worker.ip(&format!("{lay} 6"));
+    scene.stays(Duration::from_secs(4))?;
     leads_to(&scene, "mgmt")?;
     scene.finish_among()?;
     Ok(())
