@@ -13,7 +13,7 @@ use crate::memory::{Known, Memory, Remembered};
 use crate::own::{Op, OwnRule, RuleForm, probe_table};
 use crate::plan::{current_pin, has_room_below, plain_metric};
 use crate::policy::{Mode, Policy};
-use crate::snapshot::{Family, LinkIndex, Prefix, Snapshot};
+use crate::snapshot::{Family, Hop, LinkIndex, Prefix, Snapshot};
 use crate::status::{Aside, Cause, Change, GatewaySource, Notice, Reason};
 use crate::time::Instant;
 
@@ -269,6 +269,9 @@ impl Core {
             self.rediscover(now);
         }
         self.judge(now);
+        if self.change_gateways(now) {
+            self.judge(now);
+        }
         self.elect(now);
         self.tell_health(now);
         self.tell_ready(now);
@@ -279,9 +282,13 @@ impl Core {
     }
 
     fn rediscover(&mut self, now: Instant) {
+        self.rediscover_by(&self.hints(), now);
+    }
+
+    fn rediscover_by(&mut self, hints: &Hints, now: Instant) {
         let Some(snapshot) = &self.snapshot else { return };
         self.stale = false;
-        let uplinks = discover(snapshot, &self.policy, &self.hints());
+        let uplinks = discover(snapshot, &self.policy, hints);
         for state in &mut self.families {
             let metrics = foreign_defaults(snapshot, state.family).map(|route| route.metric);
             state.lowest = state.lowest.into_iter().chain(metrics.filter(|m| has_room_below(*m))).min();
@@ -316,7 +323,11 @@ impl Core {
     /// What works and may be gone from the kernel's table for the moment of a renewal.
     fn hints(&self) -> Hints {
         let link = |key: PathKey| self.uplinks.iter().find(|uplink| uplink.name == key.uplink)?.link;
-        Hints { gateways: self.gateways.clone(), elected: self.elected().filter_map(link).collect() }
+        Hints {
+            gateways: self.gateways.clone(),
+            elected: self.elected().filter_map(link).collect(),
+            in_use: self.in_use(),
+        }
     }
 
     /// Remembers the gateways that answered.
@@ -341,6 +352,37 @@ impl Core {
         if news {
             self.outputs.push_back(Output::Remember);
         }
+    }
+
+    /// The gateways that paths go by; at the beginning, those of the pins that were left.
+    fn in_use(&self) -> Vec<(Family, Hop)> {
+        if self.uplinks.is_empty() {
+            let pin = |family| Some((family, current_pin(self.snapshot.as_ref()?, family)?.hop().clone()));
+            return Family::ALL.into_iter().filter_map(pin).collect();
+        }
+        paths(&self.uplinks).filter_map(|(key, path)| Some((key.family, path.hop.clone()?))).collect()
+    }
+
+    /// Lets paths go on by another of their gateways where that is better. Tells whether any does.
+    fn change_gateways(&mut self, now: Instant) -> bool {
+        let mut hints = self.hints();
+        let mut notices = Vec::new();
+        for (key, judge) in &self.judges {
+            let Some(instead) = judge.gateway_instead(now, self.limits) else { continue };
+            let Way::Gateway { link, gateway, .. } = *judge.way() else { continue };
+            hints.in_use.retain(|(family, hop)| (*family, hop.link) != (key.family, link));
+            hints.in_use.push((key.family, Hop { link, gateway: Some(instead) }));
+            let (uplink, family, health) = (key.uplink.clone(), key.family, judge.standing().health());
+            notices.push(Notice::LeavesGateway { uplink, family, gateway, health });
+        }
+        if notices.is_empty() {
+            return false;
+        }
+        for notice in notices {
+            self.tell(notice, now);
+        }
+        self.rediscover_by(&hints, now);
+        true
     }
 
     /// What is known of a path stays with it when it is called otherwise.

@@ -67,6 +67,8 @@ pub struct Path {
     pub prefix: Option<Prefix>,
     /// Who must answer for a gateway that is remembered; whoever else does is another.
     pub mac: Option<Mac>,
+    /// Its other gateways, the most preferred first: one of them takes over when its gateway is silent.
+    pub spares: Vec<Spare>,
     /// What the pin copies.
     pub attributes: Attributes,
     /// The address that traffic through this path is sent from.
@@ -77,6 +79,17 @@ pub struct Path {
     pub need: Need,
     /// How often each is asked.
     pub interval: Duration,
+}
+
+/// A gateway of a path that is not the one in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spare {
+    /// The next hop.
+    pub gateway: IpAddr,
+    /// The address to ask from.
+    pub source: IpAddr,
+    /// Its route is preferred to that of the gateway in use.
+    pub preferred: bool,
 }
 
 /// The order of paths: tier, then judged before unjudged, then the order within the tier.
@@ -117,6 +130,8 @@ pub struct Hints {
     pub gateways: BTreeMap<PathKey, Known>,
     /// The interfaces of the elected paths.
     pub elected: Vec<LinkIndex>,
+    /// The gateways that paths go by: each stays while a default route names it, whatever else does.
+    pub in_use: Vec<(Family, Hop)>,
 }
 
 impl Hints {
@@ -125,6 +140,10 @@ impl Hints {
         let known = || self.gateways.iter().filter(move |(key, _)| key.family == family);
         let here = known().find(|(_, known)| known.hop.link == link);
         here.or_else(|| known().find(|(key, _)| key.uplink == uplink)).map(|(_, known)| known)
+    }
+
+    fn uses(&self, family: Family, hop: &Hop) -> bool {
+        hop.gateway.is_some() && self.in_use.iter().any(|(its, used)| *its == family && used == hop)
     }
 }
 
@@ -185,8 +204,15 @@ pub fn foreign_defaults(snapshot: &Snapshot, family: Family) -> impl Iterator<It
         // Older kernels keep an unreachable IPv6 default at the end of an empty table.
         .filter(|route| !(route.kind == RouteKind::Refused && route.protocol == protocol::KERNEL))
         .collect();
-    routes.sort_by_key(|route| route.metric);
+    // `rt6_score_route` in net/ipv6/route.c.
+    routes.sort_by_key(|route| (route.metric, route.preference));
     routes.into_iter()
+}
+
+/// Whether a BlueField port is known, with or without an interface.
+pub(crate) fn has_dpu_port(snapshot: &Snapshot) -> bool {
+    let by_link = snapshot.links.values().filter_map(|link| link.pci.as_ref());
+    by_link.chain(&snapshot.dpu_ports).any(is_dpu_port_0)
 }
 
 /// An interface, present or not, that is an uplink.
@@ -353,6 +379,7 @@ impl Candidate<'_> {
         let learned = gateway.as_ref().map(|found| found.learned);
         let mac = gateway.as_ref().and_then(|found| found.mac);
         let prefix = hop.as_ref().and_then(|hop| prefix_of(snapshot, hop.link, hop.gateway?));
+        let spares = spares(snapshot, family, &way, learned);
         let attributes = gateway
             .map(|found| found.attributes)
             .or_else(|| Some(route?.0.attributes.clone()))
@@ -374,6 +401,7 @@ impl Candidate<'_> {
             learned,
             prefix,
             mac,
+            spares,
             source: attributes.source.or_else(|| self.source(snapshot, family)),
             attributes,
             targets,
@@ -443,10 +471,17 @@ fn find_gateway(
         let attributes = foreign.map(|(route, _)| route.attributes.clone()).unwrap_or_default();
         return Some(on_the_link(snapshot, link, *gateway, attributes, GatewaySource::Configuration));
     }
-    if let Some((route, hop)) = foreign {
-        let (hop, attributes) = (hop.clone(), route.attributes.clone());
-        let learned = source_of(route, GatewaySource::Route);
-        return hop.gateway.is_some().then_some(FoundGateway { hop, attributes, learned, mac: None });
+    if let Some(best) = foreign {
+        let used = || defaults_through(snapshot, family, link.index).find(|(_, hop)| hints.uses(family, hop));
+        // Where the best has no gateway, the kernel goes by none.
+        let (route, hop) = best.1.gateway.and_then(|_| used()).unwrap_or(best);
+        let found = FoundGateway {
+            hop: hop.clone(),
+            attributes: attributes_of(snapshot, route, hop),
+            learned: source_of(route, GatewaySource::Route),
+            mac: None,
+        };
+        return hop.gateway.is_some().then_some(found);
     }
     let bare = |gateway, learned| on_the_link(snapshot, link, gateway, Attributes::default(), learned);
     named_by_route(snapshot, link, family)
@@ -503,15 +538,53 @@ fn remembered(snapshot: &Snapshot, link: &Link, known: &Known) -> Option<FoundGa
     Some(FoundGateway { hop, attributes, learned: GatewaySource::Memory, mac: known.mac })
 }
 
+/// What a pin by this hop copies. Where IPv6 joined routes of several interfaces, only the first one's
+/// preferred source is told; it is no other's.
+fn attributes_of(snapshot: &Snapshot, route: &Route, hop: &Hop) -> Attributes {
+    let its = |source: &IpAddr| {
+        route.hops.len() == 1
+            || addresses(snapshot, hop.link, route.family).any(|address| address.prefix.address == *source)
+    };
+    Attributes { source: route.attributes.source.filter(its), ..route.attributes.clone() }
+}
+
 fn source_of(route: &Route, otherwise: GatewaySource) -> GatewaySource {
     if route.protocol == protocol::RA { GatewaySource::Advertisement } else { otherwise }
 }
 
 /// The best foreign default route with a hop through `link`, and that hop.
 fn default_through(snapshot: &Snapshot, family: Family, link: LinkIndex) -> Option<(&Route, &Hop)> {
-    foreign_defaults(snapshot, family)
-        .filter(|route| route.kind == RouteKind::Unicast)
-        .find_map(|route| Some((route, route.hops.iter().find(|hop| hop.link == link)?)))
+    defaults_through(snapshot, family, link).next()
+}
+
+/// The hops through `link` of foreign default routes, the best first.
+fn defaults_through(
+    snapshot: &Snapshot,
+    family: Family,
+    link: LinkIndex,
+) -> impl Iterator<Item = (&Route, &Hop)> {
+    foreign_defaults(snapshot, family).filter(|route| route.kind == RouteKind::Unicast).flat_map(
+        move |route| route.hops.iter().filter(move |hop| hop.link == link).map(move |hop| (route, hop)),
+    )
+}
+
+/// So many gateways of a path are asked beside the one in use: anybody on the link can advertise more.
+const SPARES: usize = 3;
+
+/// The gateways that default routes name beside the one in use. The operator's stands alone.
+fn spares(snapshot: &Snapshot, family: Family, way: &Way, learned: Option<GatewaySource>) -> Vec<Spare> {
+    let by_route = matches!(learned, Some(GatewaySource::Route | GatewaySource::Advertisement));
+    let Way::Gateway { link, gateway: in_use, .. } = way else { return Vec::new() };
+    let gateways = || defaults_through(snapshot, family, *link).filter(|_| by_route);
+    let rank = |route: &Route| (route.metric, route.preference);
+    let used = gateways().find(|(_, hop)| hop.gateway == Some(*in_use)).map(|(route, _)| rank(route));
+    let mut seen = BTreeSet::from([*in_use]);
+    let spares = gateways().filter_map(|(route, hop)| {
+        let gateway = hop.gateway.filter(|gateway| seen.insert(*gateway))?;
+        let source = source_for(snapshot, *link, gateway).or(route.attributes.source)?;
+        Some(Spare { gateway, source, preferred: Some(rank(route)) < used })
+    });
+    spares.take(SPARES).collect()
 }
 
 fn addresses(snapshot: &Snapshot, link: LinkIndex, family: Family) -> impl Iterator<Item = &Address> + Clone {

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::discover::{foreign_defaults, own_defaults};
+use crate::discover::{foreign_defaults, has_dpu_port, own_defaults};
 use crate::own::{Op, OwnRoute, OwnRule, RuleForm, TABLE_PIN, probe_table};
 use crate::policy::{Placement, Policy};
 use crate::snapshot::{
-    Attributes, Family, Hop, LinkIndex, LinkKind, Prefix, Route, RouteKind, Snapshot, TABLE_MAIN,
+    Attributes, Family, Hop, LinkIndex, LinkKind, Prefix, Route, RouteKind, Snapshot, TABLE_MAIN, protocol,
 };
 use crate::status::Aside;
 
@@ -299,8 +299,25 @@ fn meant(route: &Route, snapshot: &Snapshot, policy: &Policy) -> Option<Aside> {
             let named = policy.uplinks.iter().any(|uplink| crate::discover::is_match(&uplink.matching, link));
             (link.kind == LinkKind::Tunnel && !named).then_some(Aside::Tunnel)
         }
+        (RouteKind::Unicast, _) if has_dpu_port(snapshot) && is_tie(route, snapshot) => None,
         (RouteKind::Unicast, _) => (!configured).then_some(Aside::Multipath),
     }
+}
+
+/// Whether a route of several hops is one because IPv6 joined what was laid one by one with equal
+/// metrics (`rt6_qualify_for_ecmp` in include/net/ip6_route.h), as netplan does for all uplinks. The kernel
+/// does not tell; but nobody means a multipath of what the network named, nor of what netplan wrote for
+/// one interface each.
+fn is_tie(route: &Route, snapshot: &Snapshot) -> bool {
+    let mut links = BTreeSet::new();
+    let each_its_own = route.hops.iter().filter(|hop| links.insert(hop.link)).count() == route.hops.len();
+    let tunnel = |link| snapshot.links.get(link).is_some_and(|link| link.kind == LinkKind::Tunnel);
+    let laid_one_by_one = match route.protocol {
+        protocol::RA | protocol::DHCP => true,
+        protocol::STATIC => each_its_own,
+        _ => false,
+    };
+    route.family == Family::Ipv6 && laid_one_by_one && !route.by_object && !links.iter().any(tunnel)
 }
 
 /// Whether two metrics below this one can be ours, neither of them 0.

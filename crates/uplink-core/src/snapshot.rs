@@ -323,12 +323,18 @@ pub struct Route {
     pub tos: u8,
     /// Its metric (`RTA_PRIORITY`); lower wins. Absent in the message is 0.
     pub metric: u32,
+    /// How much its router wants to be the default one (`RTA_PREF`); decides among equal metrics.
+    #[serde(default)]
+    pub preference: RouterPreference,
     /// Who made it (`rtm_protocol`).
     pub protocol: u8,
     /// What happens to a packet.
     pub kind: RouteKind,
     /// Where it leads: one hop, several (multipath), or none (`unreachable`, …).
     pub hops: Vec<Hop>,
+    /// Its hops are those of a next-hop object (`RTA_NH_ID`).
+    #[serde(default)]
+    pub by_object: bool,
     /// What should be copied when a pin takes its place.
     pub attributes: Attributes,
 }
@@ -356,6 +362,20 @@ impl Route {
         matches!(self.protocol, protocol::DHCP | protocol::RA)
             && self.single_hop().is_some_and(|hop| hop.gateway.is_some())
     }
+}
+
+/// How much a router wants to be the default one (RFC 4191, section 2.1), the best first. IPv4 has no
+/// such thing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouterPreference {
+    /// Before the others.
+    High,
+    /// As those that say nothing.
+    #[default]
+    Medium,
+    /// After the others.
+    Low,
 }
 
 /// Route protocols that mean something to the decision (`linux/rtnetlink.h`).

@@ -332,6 +332,17 @@ pub enum Notice {
         /// Where it was learned.
         learned: Option<GatewaySource>,
     },
+    /// A path goes on by another of its gateways.
+    LeavesGateway {
+        /// The uplink.
+        uplink: String,
+        /// The family.
+        family: Family,
+        /// The gateway that is left.
+        gateway: IpAddr,
+        /// How it is.
+        health: Health,
+    },
     /// An uplink has another interface, or lost the one it had.
     Interface {
         /// The uplink.
@@ -407,6 +418,12 @@ impl fmt::Display for Notice {
                 learned.map_or(Ok(()), |source| write!(f, ", from {source}"))
             }
             Self::Gateway { uplink, family, gateway: None, .. } => write!(f, "{uplink} {family}: no gateway"),
+            Self::LeavesGateway { uplink, family, gateway, health: Health::Down(_) } => {
+                write!(f, "{uplink} {family}: leaving gateway {gateway}, which is down, for one that answers")
+            }
+            Self::LeavesGateway { uplink, family, gateway, health: Health::Up | Health::Unknown } => {
+                write!(f, "{uplink} {family}: leaving gateway {gateway} for one that is preferred")
+            }
             Self::Interface { uplink, interface: Some(interface) } => write!(f, "{uplink}: is {interface}"),
             Self::Interface { uplink, interface: None } => write!(f, "{uplink}: no interface"),
             Self::SetAside { uplink, family, kind } => {

@@ -258,7 +258,9 @@ impl<'a> Subject<'a> {
         let (kind, uplink, family) = match notice {
             Notice::Health { uplink, family, .. } => ("health", Some(uplink), Some(*family)),
             Notice::Elected { now, family, .. } => ("elected", now.as_ref(), Some(*family)),
-            Notice::Gateway { uplink, family, .. } => ("gateway", Some(uplink), Some(*family)),
+            Notice::Gateway { uplink, family, .. } | Notice::LeavesGateway { uplink, family, .. } => {
+                ("gateway", Some(uplink), Some(*family))
+            }
             Notice::Interface { uplink, .. } => ("interface", Some(uplink), None),
             Notice::SetAside { uplink, family, .. } => ("set_aside", Some(uplink), Some(*family)),
             Notice::Stranger { uplink, family, .. } => ("stranger", Some(uplink), Some(*family)),

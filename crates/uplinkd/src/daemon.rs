@@ -301,7 +301,8 @@ impl Daemon {
     fn deadline(&self) -> Instant {
         let watchdog = self.watchdog.as_ref().map_or(Instant::NEVER, |watchdog| watchdog.next);
         let systemd = self.systemd.deadline(clock::now());
-        self.core.deadline().min(self.look_at).min(watchdog).min(systemd)
+        let looks = self.look_at.min(self.observer.deadline());
+        self.core.deadline().min(looks).min(watchdog).min(systemd)
     }
 
     /// A file that is wrong leaves the configuration that is in force.

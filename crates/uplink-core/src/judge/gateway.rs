@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::loss::Loss;
-use super::{Desk, Limits, Pace, Standing};
+use super::{Comeback, Desk, Limits, Pace, Standing};
 use crate::event::{Answer, ProbeId, Question};
 use crate::snapshot::{Family, LinkIndex, Mac};
 use crate::status::Kind;
@@ -64,6 +64,10 @@ pub(super) struct Gateway {
     set_aside: Option<Kind>,
     silent: bool,
     loss: Loss,
+    /// It is not in use: nobody's packets prove that it forwards.
+    spare: bool,
+    /// When it may be used instead of another gateway of its path that works.
+    comeback: Comeback,
 }
 
 #[derive(Debug)]
@@ -108,7 +112,45 @@ impl Gateway {
             set_aside: None,
             silent: false,
             loss: Loss::default(),
+            spare: false,
+            comeback: Comeback::new(None),
         }
+    }
+
+    /// It is asked for in this way.
+    pub(super) fn is(&self, link: LinkIndex, address: IpAddr, source: IpAddr) -> bool {
+        (self.link, self.address, self.source) == (link, address, source)
+    }
+
+    pub(super) const fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Another gateway takes its place.
+    pub(super) fn becomes_spare(&mut self, now: Instant, desk: &mut Desk) {
+        self.rest(desk);
+        self.spare = true;
+        if self.standing() != Standing::Up {
+            self.comeback.fall(now);
+        }
+    }
+
+    /// It is in use again.
+    pub(super) fn is_taken(&mut self) {
+        self.spare = false;
+        self.comeback.taken();
+    }
+
+    /// As [`Gateway::advance`], while it is not in use.
+    pub(super) fn advance_spare(&mut self, now: Instant, pace: Pace, limits: Limits, desk: &mut Desk) {
+        self.advance(now, pace, limits, desk);
+        let (standing, silence, lost) = (self.standing(), self.silence(now), self.take_lost());
+        self.comeback.advance(now, standing, silence, lost, limits);
+    }
+
+    /// When it may be used instead of another that works, if it stays well.
+    pub(super) fn eligible_at(&self, limits: Limits) -> Option<Instant> {
+        self.comeback.eligible_at(limits)
     }
 
     pub(super) fn advance(&mut self, now: Instant, pace: Pace, limits: Limits, desk: &mut Desk) {
@@ -410,7 +452,7 @@ impl Gateway {
         }
         self.ask(Kind::Icmp, now, desk);
         self.ask(Kind::Neighbour, now, desk);
-        if !self.watching {
+        if !self.watching && !self.spare {
             self.watching = true;
             desk.watch(self.link, self.family);
         }

@@ -13,8 +13,10 @@ mod comeback;
 mod desk;
 mod gateway;
 mod loss;
+mod spares;
 mod targets;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::discover::{Path, Way};
@@ -27,6 +29,7 @@ use crate::time::Instant;
 pub(crate) use comeback::Comeback;
 pub(crate) use desk::Desk;
 use gateway::Gateway;
+use spares::Spares;
 use targets::Targets;
 
 /// What the judge makes of a path now.
@@ -107,6 +110,7 @@ impl Limits {
 pub(crate) struct Judge {
     way: Way,
     gateway: Option<Gateway>,
+    spares: Spares,
     targets: Targets,
     comeback: Comeback,
     standing: Standing,
@@ -121,6 +125,7 @@ impl Judge {
         Self {
             way: Way::Broken(Cause::Link),
             gateway: None,
+            spares: Spares::default(),
             targets: Targets::default(),
             comeback: Comeback::new(remembered),
             standing: Standing::Broken(Cause::Link),
@@ -133,10 +138,13 @@ impl Judge {
     pub(crate) fn discovered(&mut self, path: &Path, targets: TargetWay, now: Instant, desk: &mut Desk) {
         if self.way != path.way {
             self.heard = None;
-            self.dismiss(desk);
+            let next = self.spares.take(&path.way);
+            if let Some(before) = self.gateway.take() {
+                self.spares.put(before, now, desk);
+            }
             self.gateway = match path.way {
                 Way::Gateway { link, gateway, source, .. } => {
-                    Some(Gateway::new(path.family, link, gateway, source, now))
+                    Some(next.unwrap_or_else(|| Gateway::new(path.family, link, gateway, source, now)))
                 }
                 Way::Broken(_) | Way::Link(_) => None,
             };
@@ -146,6 +154,7 @@ impl Judge {
             gateway.expect(path.mac, now);
         }
         self.way = path.way.clone();
+        self.spares.set(path, now);
         let by = path.hop.as_ref().map(|hop| hop.link).zip(path.source);
         self.targets.set(path, by.filter(|_| !matches!(path.way, Way::Broken(_))), targets);
     }
@@ -153,7 +162,10 @@ impl Judge {
     /// The path is not discovered any more.
     pub(crate) fn vanished(&mut self, desk: &mut Desk) {
         self.way = Way::Broken(Cause::Link);
-        self.dismiss(desk);
+        if let Some(mut gateway) = self.gateway.take() {
+            gateway.rest(desk);
+        }
+        self.spares = Spares::default();
         self.targets.forget();
     }
 
@@ -168,6 +180,7 @@ impl Judge {
     ) {
         if let Some(gateway) = &mut self.gateway {
             gateway.advance(now, pace, limits, desk);
+            self.spares.advance(now, gateway, limits, desk);
         }
         self.targets.advance(now, upstream_doubt, desk);
         self.standing = self.verdict();
@@ -179,9 +192,10 @@ impl Judge {
     /// When `advance` wants to be called again.
     pub(crate) fn deadline(&self, now: Instant, pace: Pace, limits: Limits) -> Instant {
         let gateway = self.gateway.as_ref().map(|gateway| gateway.deadline(now, pace, limits));
+        let spares = self.gateway.as_ref().map(|gateway| self.spares.deadline(now, gateway, limits));
         let eligible = self.eligible_at(limits).filter(|at| *at > now);
         let targets = Some(self.targets.deadline());
-        [gateway, eligible, targets].into_iter().flatten().min().unwrap_or(Instant::NEVER)
+        [gateway, spares, eligible, targets].into_iter().flatten().min().unwrap_or(Instant::NEVER)
     }
 
     /// An answer; false if the question was not this judge's.
@@ -193,7 +207,7 @@ impl Judge {
         if gateway && self.last_answer() != before {
             self.heard = self.heard.max(Some(answer.at));
         }
-        gateway || self.targets.answered(answer.id)
+        gateway || self.spares.answered(answer, at, now, limits) || self.targets.answered(answer.id)
     }
 
     /// The question could not be sent.
@@ -201,6 +215,7 @@ impl Judge {
         if let Some(gateway) = &mut self.gateway {
             gateway.unsent(id);
         }
+        self.spares.unsent(id);
         self.targets.unsent(id);
     }
 
@@ -223,6 +238,7 @@ impl Judge {
         if let Some(gateway) = &mut self.gateway {
             gateway.void();
         }
+        self.spares.void();
         self.targets.void();
     }
 
@@ -232,6 +248,11 @@ impl Judge {
 
     pub(crate) const fn way(&self) -> &Way {
         &self.way
+    }
+
+    /// The gateway that the path should go by from now on instead of the one in use.
+    pub(crate) fn gateway_instead(&self, now: Instant, limits: Limits) -> Option<IpAddr> {
+        self.spares.instead_of(self.gateway.as_ref()?, now, limits)
     }
 
     /// When it may be taken from a path that works, if it stays well; none while it is not well, or while
@@ -318,13 +339,6 @@ impl Judge {
     /// The kind of probe that was found to be filtered, once.
     pub(crate) fn take_set_aside(&mut self) -> Option<Kind> {
         self.gateway.as_mut().and_then(Gateway::take_set_aside)
-    }
-
-    /// Its gateway is judged no more.
-    fn dismiss(&mut self, desk: &mut Desk) {
-        if let Some(mut gateway) = self.gateway.take() {
-            gateway.rest(desk);
-        }
     }
 
     fn verdict(&self) -> Standing {

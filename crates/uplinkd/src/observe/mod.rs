@@ -16,6 +16,7 @@ mod rule;
 mod state;
 
 use std::io;
+use std::time::Duration;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
@@ -24,7 +25,9 @@ use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::rule::RuleMessage;
 use nix::libc;
 use uplink_core::snapshot::{Address, Family, Link, Rule, Snapshot, protocol};
+use uplink_core::time::Instant;
 
+use crate::clock;
 use crate::netlink::{Event, Events, Malformed, Message, RequestError, Requests, address_family};
 use route::Kept;
 use state::{Effect, Read, State};
@@ -32,6 +35,10 @@ use state::{Effect, Read, State};
 /// How many unreadable messages lead to a fresh look, in the life of a process. Each may hide a
 /// change; but a kernel that never sends readable ones must not make us read tables for ever.
 const MALFORMED_LOOKS: u32 = 16;
+
+/// So long after the end of a route's life it is looked whether it was prolonged. Within a hundredth of
+/// a second the kernel says the same of an end as of none.
+const LIFE_IS_OVER: Duration = Duration::from_millis(30);
 
 /// Why the kernel could not be observed.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +77,8 @@ pub(crate) struct Observer {
     state: State,
     malformed_looks: u32,
     look_due: bool,
+    /// When a route may vanish without a message, because it was laid for so long.
+    ends_at: Instant,
 }
 
 impl Observer {
@@ -89,6 +98,7 @@ impl Observer {
             state,
             malformed_looks: MALFORMED_LOOKS,
             look_due: true,
+            ends_at: Instant::NEVER,
         };
         observer.look()?;
         Ok(observer)
@@ -97,6 +107,11 @@ impl Observer {
     /// What is known now.
     pub(crate) const fn snapshot(&self) -> &Snapshot {
         self.state.snapshot()
+    }
+
+    /// When a look is due although nothing may happen until then.
+    pub(crate) const fn deadline(&self) -> Instant {
+        self.ends_at
     }
 
     /// Waits until there is something to drain. May be cancelled at any time; may return although
@@ -142,7 +157,9 @@ impl Observer {
     /// Reads what events only hint at.
     fn follow(&mut self, effect: Effect) -> Drained {
         let Effect { mut changed, look, rules, ports } = effect;
-        self.look_due |= look;
+        let now = clock::now();
+        self.look_due |= look || now >= self.ends_at;
+        self.ends_at = self.ends_at.min(self.first_end(now));
         if rules {
             match self.read_rules() {
                 Ok(rules) => changed |= self.state.replace_rules(rules),
@@ -163,6 +180,7 @@ impl Observer {
     pub(crate) fn look(&mut self) -> Result<bool, ObserveError> {
         // What is queued now is older than what is read below, and need not cause another look.
         let drained = self.drain()?;
+        self.ends_at = Instant::NEVER;
         let read = Read {
             // First, because it waits for the kernel's routing lock: a change that sent its first
             // message has then done all its silent work, too.
@@ -173,7 +191,14 @@ impl Observer {
             dpu_ports: pci::dpu_ports(),
         };
         self.look_due = false;
-        Ok(self.state.replace(read) || drained.changed)
+        let differs = self.state.replace(read);
+        self.ends_at = self.first_end(clock::now());
+        Ok(differs || drained.changed)
+    }
+
+    /// When the first of the routes that were told of just now may vanish.
+    fn first_end(&mut self, now: Instant) -> Instant {
+        self.state.take_end().map_or(Instant::NEVER, |left| now + left + LIFE_IS_OVER)
     }
 
     /// Reads own routes, and all rules, again: after something was applied. Returns whether the

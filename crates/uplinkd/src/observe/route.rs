@@ -2,16 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use netlink_packet_core::NLA_HEADER_SIZE;
 use nix::libc;
-use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, Prefix, Route, RouteKind, protocol};
+use uplink_core::snapshot::{
+    Attributes, Family, Hop, LinkIndex, Prefix, Route, RouteKind, RouterPreference, protocol,
+};
 
 use super::ip;
 use crate::netlink::{Malformed, attributes, number, text};
 
 /// The attribute of a next-hop object's number (`RTA_NH_ID`, `linux/rtnetlink.h`).
 const RTA_NH_ID: u16 = 30;
+
+/// The attribute of a router's preference (`RTA_PREF`, `linux/rtnetlink.h`).
+const RTA_PREF: u16 = 20;
 
 /// The metric that is a text, the name of a congestion control (`RTAX_CC_ALGO`).
 const RTAX_CC_ALGO: u16 = 16;
@@ -29,6 +35,26 @@ pub(super) struct Kept {
     pub(super) route: Route,
     /// The next-hop object that it leads to. When that changes, the route does, without a message.
     pub(super) nexthop: Option<u32>,
+    /// How long it lives, if it has an end: told when the route was laid, and not when its life is
+    /// prolonged.
+    pub(super) life: Option<Life>,
+}
+
+impl Kept {
+    /// Lookups pass over it already (`find_match` in net/ipv6/route.c), though the kernel deletes it up
+    /// to a minute later. Of several hops each has a life of its own, of which only one is told.
+    pub(super) fn is_over(&self) -> bool {
+        self.life == Some(Life::Over) && self.route.hops.len() < 2
+    }
+}
+
+/// What is left of the time for which a route was laid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    /// So much.
+    Left(Duration),
+    /// Nothing.
+    Over,
 }
 
 /// The route that a `RTM_NEWROUTE` or `RTM_DELROUTE` payload describes, if the snapshot keeps such
@@ -91,6 +117,7 @@ impl Header {
         let mut destination = ip::unspecified(self.family);
         let (mut table, mut metric) = (u32::from(self.table), 0);
         let (mut way, mut hops, mut nexthop) = (Way::default(), Vec::new(), None);
+        let (mut preference, mut life) = (RouterPreference::default(), None);
         let mut copied = Attributes { onlink: self.onlink, ..Attributes::default() };
         for attribute in attributes(rest) {
             match attribute? {
@@ -104,6 +131,8 @@ impl Header {
                     (copied.metrics, copied.congestion_control) = metrics(value)?;
                 }
                 (libc::RTA_MULTIPATH, value) => hops = multipath(self.family, value)?,
+                (libc::RTA_CACHEINFO, value) => life = self::life(value)?,
+                (RTA_PREF, value) => preference = preferred(value),
                 (RTA_NH_ID, value) => nexthop = Some(number(value)?),
                 (kind, value) => way.take(self.family, kind, value)?,
             }
@@ -125,13 +154,36 @@ impl Header {
             destination: Prefix { address: destination, length: self.length },
             tos: self.tos,
             metric,
+            preference,
             protocol: self.protocol,
             kind,
             hops,
+            by_object: nexthop.is_some(),
             attributes: copied,
         };
-        Ok(Kept { route, nexthop })
+        Ok(Kept { route, nexthop, life })
     }
+}
+
+/// A router's preference (`ICMPV6_ROUTER_PREF_*`, linux/icmpv6.h). What is reserved counts as medium, as
+/// in RFC 4191, section 2.1.
+const fn preferred(value: &[u8]) -> RouterPreference {
+    match value {
+        [1] => RouterPreference::High,
+        [3] => RouterPreference::Low,
+        _ => RouterPreference::Medium,
+    }
+}
+
+/// The third number of `struct rta_cacheinfo` (linux/rtnetlink.h) in hundredths of a second (`USER_HZ`);
+/// 0 is no end, below that is over.
+fn life(value: &[u8]) -> Result<Option<Life>, Malformed> {
+    const EXPIRES_AT: usize = 8;
+    let bytes = value.get(EXPIRES_AT..).and_then(|rest| rest.first_chunk::<4>()).ok_or(Malformed)?;
+    let expires = i32::from_ne_bytes(*bytes);
+    Ok((expires != 0).then(|| {
+        u64::try_from(expires).map_or(Life::Over, |left| Life::Left(Duration::from_millis(left * 10)))
+    }))
 }
 
 /// What the attributes of a route or of one of its hops say about the way.
@@ -198,11 +250,20 @@ fn metrics(value: &[u8]) -> Result<(BTreeMap<u16, u32>, Option<String>), Malform
     Ok((numbers, congestion_control))
 }
 
+/// The attribute that ends a route's life in so many hundredths of a second.
+#[cfg(test)]
+pub(super) fn ends_in(hundredths: i32) -> netlink_packet_route::route::RouteAttribute {
+    let bytes = [[0; 8].as_slice(), &hundredths.to_ne_bytes(), &[0; 20]].concat();
+    let info = netlink_packet_route::route::RouteCacheInfo::parse(&bytes).unwrap();
+    netlink_packet_route::route::RouteAttribute::CacheInfo(info)
+}
+
 #[cfg(test)]
 mod tests {
     use netlink_packet_core::Emitable;
     use netlink_packet_route::route::{
-        RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteType, RouteVia,
+        RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RoutePreference, RouteType,
+        RouteVia,
     };
 
     use super::*;
@@ -251,9 +312,11 @@ mod tests {
             destination: "0.0.0.0".parse().map(|address| Prefix { address, length: 0 }).unwrap(),
             tos: 0,
             metric: 100,
+            preference: RouterPreference::Medium,
             protocol: protocol::BOOT,
             kind: RouteKind::Unicast,
             hops: vec![hop(3, Some("10.0.0.1"))],
+            by_object: false,
             attributes: Attributes {
                 source: Some("10.0.0.2".parse().unwrap()),
                 onlink: true,
@@ -261,8 +324,7 @@ mod tests {
                 congestion_control: Some("reno".into()),
             },
         };
-        let nexthop = None;
-        assert_eq!(kept, Some(Kept { route, nexthop }));
+        assert_eq!(kept, Some(Kept { route, nexthop: None, life: None }));
     }
 
     #[test]
@@ -321,6 +383,7 @@ mod tests {
         let by_object = read("10.0.0.1", |m| m.attributes = vec![RouteAttribute::NhId(7)]);
         let by_object = by_object.unwrap();
         assert_eq!((by_object.route.kind, by_object.nexthop), (RouteKind::Other, Some(7)));
+        assert!(by_object.route.by_object);
         let wrapped = read("10.0.0.1", |message| {
             message.attributes.push(RouteAttribute::EncapType(2.into()));
         });
@@ -328,7 +391,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_router_advertised_is_read_with_preference_and_life() {
+        let advertised = |preference, expires| {
+            let more = [RouteAttribute::Preference(preference), ends_in(expires)];
+            read("fe80::1", |message| message.attributes.extend(more)).unwrap()
+        };
+        let high = advertised(RoutePreference::High, 150);
+        assert_eq!(high.route.preference, RouterPreference::High);
+        assert_eq!(high.life, Some(Life::Left(Duration::from_millis(1500))));
+        let low = advertised(RoutePreference::Low, -1);
+        assert_eq!((low.route.preference, low.life), (RouterPreference::Low, Some(Life::Over)));
+        assert!(low.is_over() && !high.is_over());
+        let medium = advertised(RoutePreference::Medium, 0);
+        assert_eq!((medium.route.preference, medium.life), (RouterPreference::Medium, None));
+    }
+
+    #[test]
     fn a_short_message_is_malformed() {
+        assert_eq!(life(&[0; 11]), Err(Malformed));
         assert_eq!(decode(&[2; 11]), Err(Malformed));
         assert_eq!(multipath(Family::Ipv4, &[4, 0, 0, 0, 0, 0, 0, 0]), Err(Malformed));
     }

@@ -1,6 +1,7 @@
 //! The snapshot, and what each message makes of it. Without I/O, but for the identity of new links.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_REPLACE};
 use nix::libc::{
@@ -11,7 +12,8 @@ use uplink_core::snapshot::{
     Address, Family, Link, LinkIndex, PciPort, Prefix, Route, Rule, Snapshot, protocol,
 };
 
-use super::{address, link, route, route::Kept};
+use super::route::{Kept, Life};
+use super::{address, link, route};
 use crate::netlink::{Malformed, Message, attributes, number};
 
 /// Messages about next-hop objects (`linux/rtnetlink.h`).
@@ -20,6 +22,10 @@ const RTM_DELNEXTHOP: u16 = 105;
 
 /// The number of a next-hop object (`NHA_ID`, `linux/nexthop.h`).
 const NHA_ID: u16 = 1;
+
+/// What is over but not deleted yet, half a minute long, can live again without a message: it is looked
+/// for so often.
+const REVIVED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a message, or several, did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,6 +62,8 @@ pub(super) struct State {
     snapshot: Snapshot,
     /// Next-hop objects that kept routes lead to, or led to since everything was read.
     nexthops: BTreeSet<u32>,
+    /// When the first of the lives ends that were told since this was taken, from then on.
+    ends: Option<Duration>,
     /// Finds the PCI function behind an interface of this name.
     identify: fn(&str) -> Option<PciPort>,
 }
@@ -63,7 +71,7 @@ pub(super) struct State {
 impl State {
     /// Nothing yet.
     pub(super) fn new(identify: fn(&str) -> Option<PciPort>) -> Self {
-        Self { snapshot: Snapshot::default(), nexthops: BTreeSet::new(), identify }
+        Self { snapshot: Snapshot::default(), nexthops: BTreeSet::new(), ends: None, identify }
     }
 
     /// What is known now.
@@ -91,11 +99,19 @@ impl State {
         .unwrap_or_default())
     }
 
+    /// After how long the first of the routes that were told since the last call may end. It is told
+    /// once: what was laid for a while is prolonged, and ends, without a message.
+    pub(super) const fn take_end(&mut self) -> Option<Duration> {
+        self.ends.take()
+    }
+
     /// Puts everything that was read in the place of what was known. Returns whether that differs.
     pub(super) fn replace(&mut self, read: Read) -> bool {
         let Read { links, mut addresses, routes, rules, dpu_ports } = read;
         self.nexthops = routes.iter().filter_map(|kept| kept.nexthop).collect();
-        let mut routes: Vec<_> = routes.into_iter().map(|kept| kept.route).collect();
+        routes.iter().for_each(|kept| self.note_end(kept));
+        let mut routes: Vec<_> =
+            routes.into_iter().filter(|kept| !kept.is_over()).map(|kept| kept.route).collect();
         addresses.sort_by_key(address_place);
         routes.sort_by_key(place);
         let links = links.into_iter().map(|link| (link.index, self.identified(link))).collect();
@@ -223,7 +239,8 @@ impl State {
     /// Follows what the kernel does with a new route: `fib_table_insert` (net/ipv4/fib_trie.c) and
     /// `fib6_add_rt2node` (net/ipv6/ip6_fib.c). Where that is not certain, everything is read again.
     fn add_route(&mut self, kept: Kept, flags: u16) -> Effect {
-        let Kept { route, nexthop } = kept;
+        self.note_end(&kept);
+        let Kept { route, nexthop, .. } = kept;
         self.nexthops.extend(nexthop);
         let (start, end) = self.group(&route);
         let group = self.snapshot.routes.get(start..end).unwrap_or_default();
@@ -250,6 +267,15 @@ impl State {
             (_, true, _) | (_, false, Family::Ipv6) => return Effect::LOOK,
         }
         effect
+    }
+
+    fn note_end(&mut self, kept: &Kept) {
+        let left = match kept.life {
+            Some(Life::Left(left)) => left,
+            Some(Life::Over) => REVIVED_WITHIN,
+            None => return,
+        };
+        self.ends = Some(self.ends.map_or(left, |ends| ends.min(left)));
     }
 
     fn remove_route(&mut self, route: &Route) -> Effect {
@@ -568,6 +594,35 @@ mod tests {
         assert!(state.replace_own(vec![kept(&own("10.0.0.3", 100))]).look);
         assert_eq!(state.replace_own(Vec::new()), Effect::CHANGED);
         assert_eq!(gateways(&state), ["10.0.0.2"]);
+    }
+
+    #[test]
+    fn what_was_laid_for_a_while_is_gone_when_that_is_over() {
+        let laid = |expires| {
+            let mut advertised = of_protocol(default_route(1, "fe80::1", 1024), protocol::RA);
+            advertised.attributes.push(route::ends_in(expires));
+            advertised
+        };
+        let read = |state: &State, expires| Read {
+            links: state.snapshot.links.values().cloned().collect(),
+            addresses: Vec::new(),
+            routes: vec![kept(&laid(expires))],
+            rules: Vec::new(),
+            dpu_ports: Vec::new(),
+        };
+        let mut state = state();
+        tell(&mut state, RTM_NEWROUTE, ADD, &laid(300));
+        assert_eq!(state.take_end(), Some(Duration::from_secs(3)));
+        assert_eq!(state.take_end(), None, "it is told once");
+        let prolonged = read(&state, 900);
+        assert!(!state.replace(prolonged));
+        assert_eq!(state.take_end(), Some(Duration::from_secs(9)));
+        let over = read(&state, -1);
+        assert!(state.replace(over));
+        assert!(gateways(&state).is_empty());
+        assert_eq!(state.take_end(), Some(REVIVED_WITHIN));
+        // The kernel deletes it a while later.
+        assert_eq!(tell(&mut state, RTM_DELROUTE, 0, &laid(-900)), Effect::NONE);
     }
 
     #[test]

@@ -70,6 +70,7 @@ fn needs_attention(notice: &Notice) -> bool {
         Notice::Health { now, .. } => matches!(now, Health::Down(_)),
         Notice::Elected { now, .. } => now.is_none(),
         Notice::Gateway { gateway, .. } => gateway.is_none(),
+        Notice::LeavesGateway { health, .. } => matches!(health, Health::Down(_)),
         Notice::Interface { interface, .. } => interface.is_none(),
         Notice::Refused { outcome, .. } => *outcome != Outcome::Done,
         Notice::Left(_) | Notice::Stranger { .. } => true,

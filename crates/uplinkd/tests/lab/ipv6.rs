@@ -48,7 +48,7 @@ fn with_forwarding(value: &str) -> Outcome {
 
 /// A site whose port has no IPv6 default route but what its router advertises; management has, and
 /// IPv4 is as usual.
-fn bare_port() -> Result<Site, Failed> {
+pub(crate) fn bare_port() -> Result<Site, Failed> {
     let site = Site::new()?;
     site.worker.give_pci("port", PCI)?;
     site.worker.ip("-6 route delete default dev port")?;
@@ -56,22 +56,22 @@ fn bare_port() -> Result<Site, Failed> {
     Ok(site)
 }
 
-fn listens(site: &Site, interface: &str, accept: &str) -> Outcome {
+pub(crate) fn listens(site: &Site, interface: &str, accept: &str) -> Outcome {
     site.worker.sysctl(&format!("net/ipv6/conf/{interface}/accept_ra"), accept)?;
     Ok(())
 }
 
-const ROUTER: Advertisement =
+pub(crate) const ROUTER: Advertisement =
     Advertisement { lifetime: 1800, preference: RouterPreference::Medium, hop_limit: 0 };
 
 /// The uplink's gateway advertises itself.
-fn advertise(uplink: &Uplink, advertisement: Advertisement) -> Outcome {
+pub(crate) fn advertise(uplink: &Uplink, advertisement: Advertisement) -> Outcome {
     uplink.gateway.advertise("lan", uplink.gateway6, advertisement)?;
     Ok(())
 }
 
 /// Waits until the kernel has a default route from an advertisement.
-fn learned(site: &Site, interface: &str) -> Outcome {
+pub(crate) fn learned(site: &Site, interface: &str) -> Outcome {
     let end = now() + SOON;
     loop {
         let routes = site.worker.default_routes(Family::Ipv6)?;
@@ -89,7 +89,7 @@ fn learned(site: &Site, interface: &str) -> Outcome {
 }
 
 /// IPv6 leads to this interface, now or soon.
-fn leads_to(scene: &Scene, interface: &str) -> Outcome {
+pub(crate) fn leads_to(scene: &Scene, interface: &str) -> Outcome {
     scene.until(&format!("IPv6 leads to {interface}"), || {
         Ok(scene.way_to(INTERNET[1]).as_deref() == Some(interface))
     })

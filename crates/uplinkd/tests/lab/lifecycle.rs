@@ -94,7 +94,7 @@ fn stopped_aside() -> Outcome {
         ("-6", port.gateway6.to_string(), mgmt.gateway6.to_string()),
     ] {
         site.worker.ip(&format!(
-            "{family} route add default proto static metric 50 \
+            "{family} route add default metric 50 \
              nexthop via {port} dev port nexthop via {mgmt} dev mgmt"
         ))?;
     }

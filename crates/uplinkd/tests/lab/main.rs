@@ -9,6 +9,7 @@
     reason = "a test program with its own main: it may print and panic"
 )]
 
+mod advertisements;
 mod aside;
 mod boot;
 mod configuration;
@@ -26,12 +27,14 @@ mod seed;
 mod silence;
 mod stalls;
 mod targets;
+mod ties;
 mod uplinks;
 
 use libtest_mimic::{Arguments, Trial};
 
 /// One entry a subject.
 const SUBJECTS: &[fn() -> Vec<Trial>] = &[
+    advertisements::trials,
     aside::trials,
     boot::trials,
     configuration::trials,
@@ -47,6 +50,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     silence::trials,
     stalls::trials,
     targets::trials,
+    ties::trials,
     uplinks::trials,
 ];
 

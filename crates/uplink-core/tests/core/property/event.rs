@@ -6,10 +6,10 @@ use std::time::Duration;
 use proptest::prelude::{BoxedStrategy, Strategy, any, prop_oneof};
 use proptest::sample::{select, subsequence};
 use uplink_core::policy::{Match, Need, Placement, Policy, Preempt, UplinkPolicy};
-use uplink_core::snapshot::{Family, LinkIndex, Mac, Route, protocol};
+use uplink_core::snapshot::{Family, Hop, LinkIndex, Mac, Route, protocol};
 
 use crate::sim::bench::{Bench, Observer};
-use crate::sim::site::{BOARD, MGMT, PORT, default_route, dpu_port};
+use crate::sim::site::{BOARD, MGMT, PORT, default_route, dpu_port, second_gateway};
 use crate::sim::world::Gateway;
 use crate::sim::{ms, secs};
 
@@ -20,6 +20,8 @@ pub(super) enum Event {
     Pass(Duration),
     /// A link's gateways change.
     Gateways(LinkIndex, Health),
+    /// A link's second gateways come, or change.
+    Second(LinkIndex, Health),
     /// Carrier comes or goes.
     Carrier(LinkIndex, bool),
     /// An interface goes down or comes up, configured.
@@ -36,6 +38,8 @@ pub(super) enum Event {
     Remetric(LinkIndex, Family, u32),
     /// Somebody lays one more default route.
     Append(LinkIndex, Family, u32),
+    /// Somebody lays one to a link's second gateway.
+    AppendSecond(LinkIndex, Family, u32),
     /// Somebody puts a default route where another stands, perhaps ours.
     Replace(LinkIndex, Family, u32),
     /// Somebody lays a default route that is not an ordinary one.
@@ -94,6 +98,7 @@ fn event() -> BoxedStrategy<Event> {
     prop_oneof![
         8 => span().prop_map(Event::Pass),
         5 => gateways,
+        1 => (link(), health()).prop_map(|(link, health)| Event::Second(link, health)),
         3 => interface_event(),
         4 => route_event(),
         2 => process_event(),
@@ -125,6 +130,8 @@ fn route_event() -> BoxedStrategy<Event> {
         2 => (link(), any::<bool>()).prop_map(|(link, come)| Event::Defaults(link, come)),
         2 => (link(), family(), metric()).prop_map(|(link, family, metric)| Event::Remetric(link, family, metric)),
         2 => (link(), family(), metric()).prop_map(|(link, family, metric)| Event::Append(link, family, metric)),
+        1 => (link(), family(), metric())
+            .prop_map(|(link, family, metric)| Event::AppendSecond(link, family, metric)),
         1 => (link(), family(), metric()).prop_map(|(link, family, metric)| Event::Replace(link, family, metric)),
         1 => (odd, family(), metric()).prop_map(|(odd, family, metric)| Event::Odd(odd, family, metric)),
         1 => (0u8..1).prop_map(|_| Event::AdminDefaultsGo),
@@ -216,6 +223,11 @@ impl Event {
         match self {
             Self::Pass(span) => bench.run(*span),
             Self::Gateways(link, health) => bench.gateways(*link, |gateway| *gateway = health.gateway()),
+            Self::Second(link, health) => {
+                for family in Family::ALL {
+                    bench.world.gateways.insert((*link, second_gateway(*link, family)), health.gateway());
+                }
+            }
             Self::Carrier(link, carrier) => bench.kernel.set_carrier(*link, *carrier),
             Self::Up(link, true) => bench.up(*link),
             Self::Up(link, false) => bench.down(*link),
@@ -232,6 +244,10 @@ impl Event {
             Self::Remetric(link, family, metric) => bench.remetric(*link, *family, *metric),
             Self::Append(link, family, metric) => {
                 let _ = bench.kernel.append_route(admins(*link, *family, *metric));
+            }
+            Self::AppendSecond(link, family, metric) => {
+                let hops = vec![Hop { link: *link, gateway: Some(second_gateway(*link, *family)) }];
+                let _ = bench.kernel.append_route(Route { hops, ..admins(*link, *family, *metric) });
             }
             Self::Replace(link, family, metric) => {
                 let _ = bench.kernel.replace_route(admins(*link, *family, *metric));

@@ -13,6 +13,8 @@ mod pace;
 mod pin;
 mod reload;
 mod restart;
+mod routers;
 mod silence;
 mod stall;
 mod targets;
+mod ties;

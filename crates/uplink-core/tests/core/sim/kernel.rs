@@ -7,8 +7,8 @@ use uplink_core::event::Outcome;
 use uplink_core::lease::Leases;
 use uplink_core::own::{Op, OwnRoute, OwnRule, RuleForm};
 use uplink_core::snapshot::{
-    Address, Family, Hop, Link, LinkIndex, PciPort, Prefix, Route, RouteKind, Rule, Snapshot, TABLE_MAIN,
-    protocol,
+    Address, Family, Hop, Link, LinkIndex, PciPort, Prefix, Route, RouteKind, RouterPreference, Rule,
+    Snapshot, TABLE_MAIN, protocol,
 };
 
 /// An error number of the kernel.
@@ -78,7 +78,7 @@ impl Kernel {
         Snapshot {
             links: self.links.clone(),
             addresses: self.addresses.clone(),
-            routes: self.routes.iter().filter(matters).cloned().collect(),
+            routes: joined(self.routes.iter().filter(matters)),
             rules: self.rules.clone(),
             dpu_ports: self.dpu_ports.clone(),
             leases: self.leases.clone(),
@@ -153,9 +153,13 @@ impl Kernel {
         route.metric = effective_metric(&route);
         self.check_route(&route)?;
         self.changes += 1;
-        match self.routes.iter_mut().find(|other| same_place(other, &route)) {
-            Some(place) => *place = route,
-            None => self.routes.push(route),
+        let at = self.routes.iter().position(|other| same_place(other, &route));
+        // With the one, all that are joined with it go.
+        let all = at.and_then(|at| self.routes.get(at)).is_some_and(joins);
+        self.routes.retain(|other| !(all && same_place(other, &route) && joins(other)));
+        match at.filter(|_| !all) {
+            Some(at) => self.routes[at] = route,
+            None => self.routes.insert(at.unwrap_or(self.routes.len()).min(self.routes.len()), route),
         }
         Ok(())
     }
@@ -277,6 +281,29 @@ impl Kernel {
     }
 }
 
+/// Whether IPv6 makes one route of this one and its equals (`rt6_qualify_for_ecmp` in
+/// include/net/ip6_route.h). Those of protocol `ra` are taken for the kernel's own, which do not join.
+fn joins(route: &Route) -> bool {
+    route.family == Family::Ipv6
+        && route.kind == RouteKind::Unicast
+        && route.protocol != protocol::RA
+        && !route.by_object
+        && route.hops.iter().all(|hop| hop.gateway.is_some())
+}
+
+/// The routes as they are told: the first one speaks for all that it is joined with.
+fn joined<'a>(routes: impl Iterator<Item = &'a Route>) -> Vec<Route> {
+    let mut told: Vec<Route> = Vec::new();
+    for route in routes {
+        let equal = |other: &&mut Route| joins(route) && joins(other) && same_place(other, route);
+        match told.iter_mut().find(equal) {
+            Some(first) => first.hops.extend(route.hops.iter().cloned()),
+            None => told.push(route.clone()),
+        }
+    }
+    told
+}
+
 fn effective_metric(route: &Route) -> u32 {
     if route.family == Family::Ipv6 && route.metric == 0 { IPV6_USUAL_METRIC } else { route.metric }
 }
@@ -303,9 +330,11 @@ fn as_route(own: &OwnRoute) -> Route {
         destination: everywhere(own.family()),
         tos: 0,
         metric: own.metric(),
+        preference: RouterPreference::default(),
         protocol: protocol::UPLINKD,
         kind: RouteKind::Unicast,
         hops: vec![own.hop().clone()],
+        by_object: false,
         attributes: own.attributes().clone(),
     }
 }

@@ -64,7 +64,7 @@ impl Kernel {
         });
         let mut routes: Vec<&Route> = routes.collect();
         // Stable: equals stay in the order in which they were laid.
-        routes.sort_by_key(|route| (255 - route.destination.length, route.metric));
+        routes.sort_by_key(|route| (255 - route.destination.length, route.metric, route.preference));
         let reachable = routes.iter().find(|route| !self.skipped(route)).or(routes.first());
         match (connected, reachable) {
             (Some((length, hop)), best)

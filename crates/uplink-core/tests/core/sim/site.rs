@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use uplink_core::snapshot::{
     Address, Attributes, Family, Hop, Link, LinkIndex, LinkKind, Mac, PciAddress, PciPort, Prefix, Route,
-    RouteKind, TABLE_MAIN, protocol,
+    RouteKind, RouterPreference, TABLE_MAIN, protocol,
 };
 use uplink_core::status::Health;
 
@@ -80,6 +80,14 @@ pub(crate) fn gateway(link: LinkIndex, family: Family) -> IpAddr {
     }
 }
 
+/// Another gateway on a link, which answers where the world has one.
+pub(crate) fn second_gateway(link: LinkIndex, family: Family) -> IpAddr {
+    match gateway(link, family) {
+        IpAddr::V4(address) => IpAddr::V4((address.to_bits() + 253).into()),
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() + 253).into()),
+    }
+}
+
 /// The addresses of a link; IPv6 has a link-local one as well.
 pub(crate) fn addresses(link: LinkIndex, family: Family) -> Vec<Address> {
     let net = net(link);
@@ -126,9 +134,11 @@ pub(crate) fn plain_default(family: Family) -> Route {
         destination: everywhere(family),
         tos: 0,
         metric: 0,
+        preference: RouterPreference::default(),
         protocol: protocol::STATIC,
         kind: RouteKind::Unicast,
         hops: Vec::new(),
+        by_object: false,
         attributes: Attributes::default(),
     }
 }
