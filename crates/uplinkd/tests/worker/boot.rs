@@ -11,6 +11,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("boots_elects_before_kubelet_switches_comes_back_and_stops_without_trace", from_boot_to_stop),
         trial("runs_unprivileged_with_two_capabilities", unprivileged),
+        trial("tells_its_status_to_every_user", tells_every_user),
     ]
 }
 
@@ -113,6 +114,16 @@ fn unprivileged() -> Outcome {
     let exposure: f64 = exposure.and_then(|rest| rest.split(' ').next()).unwrap_or("none").parse()?;
     if exposure > 1.8 {
         return Err(format!("exposed: {exposure}\n{security}").into());
+    }
+    Ok(())
+}
+
+fn tells_every_user() -> Outcome {
+    let worker = Worker::running("")?;
+    let client = ["setpriv", "--reuid=nobody", "--clear-groups", "uplinkctl", "status"];
+    let said = worker.container.command(&client)?;
+    if !said.contains(DPU) {
+        return Err(format!("the client says:\n{said}").into());
     }
     Ok(())
 }

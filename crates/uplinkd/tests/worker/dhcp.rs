@@ -12,9 +12,9 @@ pub(crate) fn serve(uplink: &Uplink) -> Result<Child, Failed> {
     let prefix = uplink.gateway6_global;
     let mut command = tool("dnsmasq");
     command
-        .args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root"])
+        .args(["--no-daemon", "--conf-file=/dev/null", "--port=0"])
         .args(["--interface=lan", "--no-ping", "--dhcp-authoritative"])
-        .args(["--pid-file=/run/dnsmasq.pid", "--dhcp-leasefile=/run/dnsmasq.leases"])
+        .arg("--dhcp-leasefile=/run/dnsmasq.leases")
         .arg(format!("--dhcp-range={address},{address},255.255.255.0,1h"))
         .arg(format!("--dhcp-host={mac},{address}"))
         .arg(format!("--dhcp-option=option:router,{gateway}"))

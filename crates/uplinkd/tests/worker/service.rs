@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
 use uplink_core::snapshot::protocol;
 use uplink_lab::{Change, Changes, Stamped, now};
 
@@ -15,6 +16,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("one_that_hangs_is_restarted_by_the_watchdog", watchdog),
         trial("after_the_start_limit_what_is_left_is_removed", start_limit),
         trial("the_script_that_it_replaces_is_stopped", replaces_the_script),
+        trial("a_wrong_configuration_is_not_tried_again_and_leaves_nothing", wrong_configuration),
     ]
 }
 
@@ -98,6 +100,32 @@ fn start_limit() -> Outcome {
     none_failed(lookups)?;
     // Whoever puts it right starts it again.
     worker.systemctl(&["reset-failed", UNIT])?;
+    worker.systemctl(&["start", UNIT])?;
+    worker.leads_to("port", SOON)
+}
+
+/// Told once, by its exit code; and then it is as if nothing had been installed.
+fn wrong_configuration() -> Outcome {
+    const CONFIGURATION: &str = "/etc/uplinkd/uplinkd.toml";
+    let worker = Worker::running("")?;
+    let lookups = worker.lookups()?;
+    worker.write(CONFIGURATION, "patience = \"never\"\n")?;
+    // One that runs keeps what it has.
+    let _ = worker.systemctl(&["reload", UNIT]);
+    worker.until("the mistake is told", SOON, || {
+        let tells = |entry: &Value| entry["MESSAGE"].as_str().is_some_and(|line| line.contains("patience"));
+        Ok(worker.journal()?.iter().any(tells))
+    })?;
+    worker.leads_to("port", SOON)?;
+    let restarted = worker.systemctl(&["restart", UNIT]);
+    let state = ["ActiveState", "ExecMainStatus", "NRestarts"].map(|name| worker.property(UNIT, name));
+    let state: Vec<String> = state.into_iter().collect::<Result<_, _>>()?;
+    if restarted.is_ok() || state != ["failed", "78", "0"] {
+        return Err(worker.explain(&format!("restart: {restarted:?}, {state:?}")));
+    }
+    worker.until("nothing of ours is left", SOON, || Ok(worker.table()?.0.is_empty()))?;
+    none_failed(lookups)?;
+    worker.write(CONFIGURATION, "")?;
     worker.systemctl(&["start", UNIT])?;
     worker.leads_to("port", SOON)
 }

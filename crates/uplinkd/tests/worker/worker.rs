@@ -228,7 +228,13 @@ impl Worker {
     fn install(&self) -> Outcome {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let daemon = PathBuf::from(env!("CARGO_BIN_EXE_uplinkd"));
+        let client = daemon.with_file_name("uplinkctl");
+        if !client.is_file() {
+            let client = client.display();
+            return Err(format!("{client} is not built; run `cargo build -p uplinkctl` first").into());
+        }
         self.copy(&daemon, "/usr/bin/uplinkd")?;
+        self.copy(&client, "/usr/bin/uplinkctl")?;
         for (from, to) in INSTALLED {
             self.copy(&repository.join(from), to)?;
         }
