@@ -1,7 +1,8 @@
 //! Reboots in the middle of an outage: the worker comes up on the uplink that works.
 
-use libtest_mimic::Trial;
-use uplink_lab::{Fault, Uplink, now};
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+use uplink_lab::{End, Fault, Uplink};
 
 use crate::worker::{BOOT_WAIT, Outcome, SOON, UNIT, Worker, trial};
 
@@ -20,9 +21,13 @@ fn port_silent() -> Outcome {
     if waited + 1_000_000 < BOOT_WAIT.as_micros() || waited > (BOOT_WAIT + SOON).as_micros() {
         return Err(worker.explain(&format!("ready after {waited} µs, boot_wait is {BOOT_WAIT:?}")));
     }
-    // What did not work at boot is taken when it does, without the damping of one that fell.
-    worker.site.port.cable.heal();
-    worker.leads_to("port", BOOT_WAIT)
+    // What did not work at boot is taken when it does, without the damping of one that fell. A switch
+    // that comes back does so with its links, else a DHCP client would not ask for a minute.
+    let cable = &worker.site.port.cable;
+    cable.carrier(End::Worker, false)?;
+    cable.heal();
+    cable.carrier(End::Worker, true)?;
+    worker.leads_to("port", SOON)
 }
 
 fn mgmt_silent() -> Outcome {
@@ -36,13 +41,19 @@ fn mgmt_silent() -> Outcome {
 
 /// A worker without configuration that was rebooted while one of its gateways says nothing; kubelet
 /// found the other.
-fn rebooted(broken: impl Fn(&Worker) -> &Uplink, works: &str) -> Result<Worker, libtest_mimic::Failed> {
+fn rebooted(broken: impl Fn(&Worker) -> &Uplink, works: &str) -> Result<Worker, Failed> {
     let mut worker = Worker::running("")?;
-    let lookups = worker.lookups()?;
-    let since = now();
     broken(&worker).cable.fault(&[Fault::Silent]);
-    worker.moved(&lookups, works, since, SOON)?;
-    drop(lookups);
+    for family in ["ipv4", "ipv6"] {
+        worker.until(&format!("{family}: the outage is told"), SOON, || {
+            let fell = |entry: &Value| {
+                let line = entry["MESSAGE"].as_str().unwrap_or_default();
+                entry["FAMILY"] == family && line.contains("up → down (gateway)")
+            };
+            Ok(worker.journal()?.iter().any(fell))
+        })?;
+    }
+    worker.leads_to(works, SOON)?;
     worker.reboot()?;
     worker.kubelet_found(works)?;
     // In IPv6 too, when its router has advertised itself.
@@ -51,8 +62,7 @@ fn rebooted(broken: impl Fn(&Worker) -> &Uplink, works: &str) -> Result<Worker, 
 }
 
 /// How long the unit took until it was ready, in microseconds.
-fn until_ready(worker: &Worker) -> Result<u128, libtest_mimic::Failed> {
-    let at =
-        |name: &str| -> Result<u128, libtest_mimic::Failed> { Ok(worker.property(UNIT, name)?.parse()?) };
+fn until_ready(worker: &Worker) -> Result<u128, Failed> {
+    let at = |name: &str| -> Result<u128, Failed> { Ok(worker.property(UNIT, name)?.parse()?) };
     Ok(at("ActiveEnterTimestampMonotonic")?.saturating_sub(at("InactiveExitTimestampMonotonic")?))
 }

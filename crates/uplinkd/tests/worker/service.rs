@@ -20,6 +20,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
+/// No gateway is judged for a machine that stands still.
+const PATIENT: &str = "patience = \"5s\"\n";
 /// `WatchdogSec=`, and time to notice, to kill and to start.
 const WATCHED: Duration = Duration::from_secs(30);
 /// `StartLimitBurst=`.
@@ -49,7 +51,7 @@ fn watchdog() -> Outcome {
 /// The pins stay, the same ones, and no lookup fails or changes, while the daemon's process is made to
 /// be another.
 fn stays_while(replace: impl Fn(&Worker) -> Outcome) -> Outcome {
-    let worker = Worker::running("")?;
+    let worker = Worker::running(PATIENT)?;
     let first = worker.process()?.ok_or("it does not run")?;
     let (pins, _) = worker.table()?;
     if pins.len() != 2 {
@@ -81,7 +83,7 @@ fn runs_again(worker: &Worker, before: u32) -> Outcome {
 }
 
 fn start_limit() -> Outcome {
-    let worker = Worker::running("")?;
+    let worker = Worker::running(PATIENT)?;
     let lookups = worker.lookups()?;
     let mut last = 0;
     for _ in 0..=BURST {
@@ -107,7 +109,7 @@ fn start_limit() -> Outcome {
 /// Told once, by its exit code; and then it is as if nothing had been installed.
 fn wrong_configuration() -> Outcome {
     const CONFIGURATION: &str = "/etc/uplinkd/uplinkd.toml";
-    let worker = Worker::running("")?;
+    let worker = Worker::running(PATIENT)?;
     let lookups = worker.lookups()?;
     worker.write(CONFIGURATION, "patience = \"never\"\n")?;
     // One that runs keeps what it has.
@@ -125,7 +127,7 @@ fn wrong_configuration() -> Outcome {
     }
     worker.until("nothing of ours is left", SOON, || Ok(worker.table()?.0.is_empty()))?;
     none_failed(lookups)?;
-    worker.write(CONFIGURATION, "")?;
+    worker.write(CONFIGURATION, PATIENT)?;
     worker.systemctl(&["start", UNIT])?;
     worker.leads_to("port", SOON)
 }
@@ -136,7 +138,7 @@ fn failed(worker: &Worker) -> Result<bool, Failed> {
 
 fn replaces_the_script() -> Outcome {
     const SCRIPT: &str = "manage-default-route.service";
-    let worker = Worker::running("")?;
+    let worker = Worker::running(PATIENT)?;
     worker.systemctl(&["start", SCRIPT])?;
     // Each stops the other.
     worker.until("uplinkd has stopped", SOON, || Ok(worker.property(UNIT, "ActiveState")? == "inactive"))?;

@@ -16,7 +16,7 @@ use crate::{TREE, dhcp};
 pub(crate) type Outcome = Result<(), Failed>;
 
 /// What must happen at once, happens within this; generous, for machines that are busy.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// The default `boot_wait`.
 pub(crate) const BOOT_WAIT: Duration = Duration::from_secs(30);
 /// A boot takes no longer than this, with a `boot_wait` in it.
