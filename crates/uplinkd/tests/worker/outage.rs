@@ -9,6 +9,10 @@ use crate::worker::{BOOT_WAIT, Outcome, SOON, UNIT, Worker, trial};
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("a_reboot_while_the_port_is_silent_comes_up_on_management", port_silent),
+        trial(
+            "a_reboot_while_a_port_with_the_best_metric_is_silent_comes_up_on_management",
+            static_port_silent,
+        ),
         trial("a_reboot_while_management_is_silent_comes_up_on_the_port", mgmt_silent),
     ]
 }
@@ -16,11 +20,8 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// With the gateway its DHCP server is silent, too: the port has a carrier and nothing else, and is
 /// waited for as long as `boot_wait` says.
 fn port_silent() -> Outcome {
-    let worker = rebooted(|worker| &worker.site.port, "mgmt")?;
-    let waited = until_ready(&worker)?;
-    if waited + 1_000_000 < BOOT_WAIT.as_micros() || waited > (BOOT_WAIT + SOON).as_micros() {
-        return Err(worker.explain(&format!("ready after {waited} µs, boot_wait is {BOOT_WAIT:?}")));
-    }
+    let worker = rebooted(Worker::running("")?, |worker| &worker.site.port, "mgmt")?;
+    waited_for_the_port(&worker)?;
     // What did not work at boot is taken when it does, without the damping of one that fell. A switch
     // that comes back does so with its links, else a DHCP client would not ask for a minute.
     let cable = &worker.site.port.cable;
@@ -30,8 +31,22 @@ fn port_silent() -> Outcome {
     worker.leads_to("port", SOON)
 }
 
+/// With an address and a default route of its own, which would win: without us all would be sent
+/// there.
+fn static_port_silent() -> Outcome {
+    let mut worker = Worker::new()?;
+    worker.write("/etc/systemd/network/port.network", include_str!("files/port-static.network"))?;
+    worker.boot()?;
+    worker.leads_to("port", SOON)?;
+    let worker = rebooted(worker, |worker| &worker.site.port, "mgmt")?;
+    waited_for_the_port(&worker)?;
+    worker.site.port.cable.heal();
+    worker.leads_to("port", SOON)?;
+    worker.has_none_of_ours()
+}
+
 fn mgmt_silent() -> Outcome {
-    let worker = rebooted(|worker| &worker.site.mgmt, "port")?;
+    let worker = rebooted(Worker::running("")?, |worker| &worker.site.mgmt, "port")?;
     let waited = until_ready(&worker)?;
     if waited > SOON.as_micros() {
         return Err(worker.explain(&format!("ready after {waited} µs, though the port works")));
@@ -39,26 +54,31 @@ fn mgmt_silent() -> Outcome {
     Ok(())
 }
 
-/// A worker without configuration that was rebooted while one of its gateways says nothing; kubelet
-/// found the other.
-fn rebooted(broken: impl Fn(&Worker) -> &Uplink, works: &str) -> Result<Worker, Failed> {
-    let mut worker = Worker::running("")?;
+/// The same worker, rebooted while one of its gateways says nothing; kubelet found the other.
+fn rebooted(mut worker: Worker, broken: impl Fn(&Worker) -> &Uplink, works: &str) -> Result<Worker, Failed> {
     broken(&worker).cable.fault(&[Fault::Silent]);
-    for family in ["ipv4", "ipv6"] {
-        worker.until(&format!("{family}: the outage is told"), SOON, || {
-            let fell = |entry: &Value| {
-                let line = entry["MESSAGE"].as_str().unwrap_or_default();
-                entry["FAMILY"] == family && line.contains("up → down (gateway)")
-            };
-            Ok(worker.journal()?.iter().any(fell))
-        })?;
-    }
+    worker.until("the outage is told", SOON, || {
+        let tells = |entry: &Value| {
+            let line = entry["MESSAGE"].as_str().unwrap_or_default();
+            entry["FAMILY"] == "ipv4" && line.contains("→ down (gateway)")
+        };
+        Ok(worker.journal()?.iter().any(tells))
+    })?;
     worker.leads_to(works, SOON)?;
     worker.reboot()?;
     worker.kubelet_found(works)?;
     // In IPv6 too, when its router has advertised itself.
     worker.leads_to(works, SOON)?;
     Ok(worker)
+}
+
+/// It was ready after `boot_wait`, not before and not much later.
+fn waited_for_the_port(worker: &Worker) -> Outcome {
+    let waited = until_ready(worker)?;
+    if waited + 1_000_000 < BOOT_WAIT.as_micros() || waited > (BOOT_WAIT + SOON).as_micros() {
+        return Err(worker.explain(&format!("ready after {waited} µs, boot_wait is {BOOT_WAIT:?}")));
+    }
+    Ok(())
 }
 
 /// How long the unit took until it was ready, in microseconds.
