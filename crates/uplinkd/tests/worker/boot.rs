@@ -15,8 +15,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// The default `return_after`, the tenth that the machine id may add, and time to judge.
-const BACK: Duration = Duration::from_secs(50);
+/// The default `return_after`, twice: where this machine stands still, the path falls once more.
+const BACK: Duration = Duration::from_secs(120);
 
 fn from_boot_to_stop() -> Outcome {
     let mut worker = Worker::new()?;
@@ -64,7 +64,7 @@ fn decided_before_kubelet(worker: &Worker) -> Outcome {
 
 /// The journal has the switch and the reason in fields to filter by.
 fn journal_tells(worker: &Worker) -> Outcome {
-    let journal = worker.journal()?;
+    let journal = worker.journal(UNIT)?;
     for family in ["ipv4", "ipv6"] {
         let tells = journal.iter().any(|entry| {
             entry["NOTICE"] == "health"

@@ -26,6 +26,10 @@ fn port_silent() -> Outcome {
     // that comes back does so with its links, else a DHCP client would not ask for a minute.
     let cable = &worker.site.port.cable;
     cable.carrier(End::Worker, false)?;
+    worker.until("systemd-networkd has noticed", SOON, || {
+        let journal = worker.journal("systemd-networkd.service")?;
+        Ok(journal.iter().any(|entry| entry["MESSAGE"] == "port: Lost carrier"))
+    })?;
     cable.heal();
     cable.carrier(End::Worker, true)?;
     worker.leads_to("port", SOON)
@@ -62,7 +66,7 @@ fn rebooted(mut worker: Worker, broken: impl Fn(&Worker) -> &Uplink, works: &str
             let line = entry["MESSAGE"].as_str().unwrap_or_default();
             entry["FAMILY"] == "ipv4" && line.contains("→ down (gateway)")
         };
-        Ok(worker.journal()?.iter().any(tells))
+        Ok(worker.journal(UNIT)?.iter().any(tells))
     })?;
     worker.leads_to(works, SOON)?;
     worker.reboot()?;

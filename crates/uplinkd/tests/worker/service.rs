@@ -116,7 +116,7 @@ fn wrong_configuration() -> Outcome {
     let _ = worker.systemctl(&["reload", UNIT]);
     worker.until("the mistake is told", SOON, || {
         let tells = |entry: &Value| entry["MESSAGE"].as_str().is_some_and(|line| line.contains("patience"));
-        Ok(worker.journal()?.iter().any(tells))
+        Ok(worker.journal(UNIT)?.iter().any(tells))
     })?;
     worker.leads_to("port", SOON)?;
     let restarted = worker.systemctl(&["restart", UNIT]);

@@ -140,9 +140,9 @@ impl Worker {
         Err(self.explain(&format!("kubelet found {text:?}, not {interface}")))
     }
 
-    /// What the journal has of the unit in this boot, as its fields.
-    pub(crate) fn journal(&self) -> Result<Vec<Value>, Failed> {
-        let text = self.container.command(&["journalctl", "--boot", "--output=json", "--unit", UNIT])?;
+    /// What the journal has of a unit in this boot, as its fields.
+    pub(crate) fn journal(&self, unit: &str) -> Result<Vec<Value>, Failed> {
+        let text = self.container.command(&["journalctl", "--boot", "--output=json", "--unit", unit])?;
         let entries = text.lines().map(serde_json::from_str).collect::<Result<_, _>>();
         entries.map_err(|error| format!("the journal's {text}: {error}").into())
     }
