@@ -20,12 +20,17 @@ pub(crate) const FOR_COMPARISON: [Needed; 3] =
     [("keepalived", "keepalived"), ("fping", "fping"), ("ping", "iputils-ping")];
 
 /// Programs that the tests run.
-pub(crate) const FOR_TESTS: [Needed; 5] = [
+pub(crate) const FOR_TESTS: [Needed; 10] = [
+    ("debootstrap", "debootstrap"),
+    ("dnsmasq", "dnsmasq-base"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
+    ("nsenter", "util-linux"),
     ("setpriv", "util-linux"),
     ("systemd-analyze", "systemd"),
+    ("systemd-nspawn", "systemd-container"),
     ("systemd-sysusers", "systemd"),
+    ("unshare", "util-linux"),
 ];
 
 /// All that the core may depend on: serde, and what its derive macros are built from. None of it

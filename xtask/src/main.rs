@@ -105,6 +105,9 @@ fn test() -> Result<(), Failure> {
     step("licences, sources and duplicates of dependencies", deps::deny)?;
     step("tests", || cargo(["test", "--workspace", "--exclude", "uplinkd"]).run())?;
     step("tests of the daemon", || cargo(["test", "--package", "uplinkd", "--bins", "--test", "lab"]).run())?;
+    step("a worker that boots, which takes some minutes the first time", || {
+        cargo(["test", "--package", "uplinkd", "--test", "worker"]).run()
+    })?;
     step("promises that are figures, one at a time, as released", || {
         cargo(["test", "--release", "--package", "uplinkd", "--test", "promises"]).run()
     })

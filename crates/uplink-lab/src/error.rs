@@ -16,6 +16,9 @@ pub enum Error {
          on Ubuntu `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
     )]
     Forbidden(io::Error),
+    /// Only root can do this.
+    #[error("needs root: a container with its own systemd cannot be booted by another user")]
+    NeedsRoot,
     /// A system call failed.
     #[error("failed to {what}: {source}")]
     System {

@@ -1,0 +1,152 @@
+//! What systemd does with the unit, and what of that a packet would notice: nothing.
+
+use std::time::Duration;
+
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+use uplink_core::snapshot::protocol;
+use uplink_lab::{Change, Changes, Stamped, now};
+
+use crate::worker::{Outcome, SOON, UNIT, Worker, none_failed, trial};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("a_restart_keeps_the_pin", restart),
+        trial("a_crash_is_restarted_and_loses_no_lookup", crash),
+        trial("one_that_hangs_is_restarted_by_the_watchdog", watchdog),
+        trial("after_the_start_limit_what_is_left_is_removed", start_limit),
+        trial("the_script_that_it_replaces_is_stopped", replaces_the_script),
+        trial("a_wrong_configuration_is_not_tried_again_and_leaves_nothing", wrong_configuration),
+    ]
+}
+
+/// No gateway is judged for a machine that stands still.
+const PATIENT: &str = "patience = \"5s\"\n";
+/// `WatchdogSec=`, and time to notice, to kill and to start.
+const WATCHED: Duration = Duration::from_secs(30);
+/// `StartLimitBurst=`.
+const BURST: usize = 10;
+
+fn restart() -> Outcome {
+    stays_while(|worker| {
+        worker.systemctl(&["restart", UNIT])?;
+        Ok(())
+    })
+}
+
+fn crash() -> Outcome {
+    stays_while(|worker| {
+        worker.systemctl(&["kill", "--kill-whom=main", "--signal=SIGKILL", UNIT])?;
+        Ok(())
+    })
+}
+
+fn watchdog() -> Outcome {
+    stays_while(|worker| {
+        worker.systemctl(&["kill", "--kill-whom=main", "--signal=SIGSTOP", UNIT])?;
+        Ok(())
+    })
+}
+
+/// The pins stay, the same ones, and no lookup fails or changes, while the daemon's process is made to
+/// be another.
+fn stays_while(replace: impl Fn(&Worker) -> Outcome) -> Outcome {
+    let worker = Worker::running(PATIENT)?;
+    let first = worker.process()?.ok_or("it does not run")?;
+    let (pins, _) = worker.table()?;
+    if pins.len() != 2 {
+        return Err(worker.explain(&format!("not one pin a family: {pins:?}")));
+    }
+    let (changes, lookups) = (Changes::start(&worker.site.worker)?, worker.lookups()?);
+    let since = now();
+    replace(&worker)?;
+    runs_again(&worker, first)?;
+    let (after, _) = worker.table()?;
+    let ours = |change: &Stamped<Change>| change.what.protocol() == Some(protocol::UPLINKD);
+    let written: Vec<_> = changes.since(since).into_iter().filter(ours).collect();
+    if after != pins || !written.is_empty() {
+        return Err(worker.explain(&format!("{pins:?} became {after:?} by {written:?}")));
+    }
+    let ways = lookups.report().changes;
+    if ways.iter().any(|way| way.at > since && way.what.interface.as_deref() != Ok("port")) {
+        return Err(worker.explain(&format!("lookups changed: {ways:?}")));
+    }
+    none_failed(lookups)
+}
+
+/// Waits until systemd has another process of it, which is ready.
+fn runs_again(worker: &Worker, before: u32) -> Outcome {
+    worker.until("another process is ready", WATCHED, || {
+        let (state, process) = (worker.property(UNIT, "ActiveState")?, worker.process()?);
+        Ok(state == "active" && process.is_some_and(|process| process != before))
+    })
+}
+
+fn start_limit() -> Outcome {
+    let worker = Worker::running(PATIENT)?;
+    let lookups = worker.lookups()?;
+    let mut last = 0;
+    for _ in 0..=BURST {
+        // Ended while it starts, or when it runs: both count.
+        worker.until("another process", SOON, || {
+            Ok(worker.process()?.is_some_and(|process| process != last) || failed(&worker)?)
+        })?;
+        let Some(process) = worker.process()? else { break };
+        last = process;
+        // It may have ended meanwhile.
+        let _ = worker.systemctl(&["kill", "--kill-whom=main", "--signal=SIGKILL", UNIT]);
+    }
+    worker.until("the unit is given up", SOON, || failed(&worker))?;
+    worker.until("nothing of ours is left", SOON, || Ok(worker.table()?.0.is_empty()))?;
+    worker.leads_to("mgmt", SOON)?;
+    none_failed(lookups)?;
+    // Whoever puts it right starts it again.
+    worker.systemctl(&["reset-failed", UNIT])?;
+    worker.systemctl(&["start", UNIT])?;
+    worker.leads_to("port", SOON)
+}
+
+/// Told once, by its exit code; and then it is as if nothing had been installed.
+fn wrong_configuration() -> Outcome {
+    const CONFIGURATION: &str = "/etc/uplinkd/uplinkd.toml";
+    let worker = Worker::running(PATIENT)?;
+    let lookups = worker.lookups()?;
+    worker.write(CONFIGURATION, "patience = \"never\"\n")?;
+    // One that runs keeps what it has.
+    let _ = worker.systemctl(&["reload", UNIT]);
+    worker.until("the mistake is told", SOON, || {
+        let tells = |entry: &Value| entry["MESSAGE"].as_str().is_some_and(|line| line.contains("patience"));
+        Ok(worker.journal(UNIT)?.iter().any(tells))
+    })?;
+    worker.leads_to("port", SOON)?;
+    let restarted = worker.systemctl(&["restart", UNIT]);
+    let state = ["ActiveState", "ExecMainStatus", "NRestarts"].map(|name| worker.property(UNIT, name));
+    let state: Vec<String> = state.into_iter().collect::<Result<_, _>>()?;
+    if restarted.is_ok() || state != ["failed", "78", "0"] {
+        return Err(worker.explain(&format!("restart: {restarted:?}, {state:?}")));
+    }
+    worker.until("nothing of ours is left", SOON, || Ok(worker.table()?.0.is_empty()))?;
+    none_failed(lookups)?;
+    worker.write(CONFIGURATION, PATIENT)?;
+    worker.systemctl(&["start", UNIT])?;
+    worker.leads_to("port", SOON)
+}
+
+fn failed(worker: &Worker) -> Result<bool, Failed> {
+    Ok(worker.property(UNIT, "ActiveState")? == "failed")
+}
+
+fn replaces_the_script() -> Outcome {
+    const SCRIPT: &str = "manage-default-route.service";
+    let worker = Worker::running(PATIENT)?;
+    worker.systemctl(&["start", SCRIPT])?;
+    // Each stops the other.
+    worker.until("uplinkd has stopped", SOON, || Ok(worker.property(UNIT, "ActiveState")? == "inactive"))?;
+    worker.has_none_of_ours()?;
+    worker.systemctl(&["start", UNIT])?;
+    let state = worker.property(SCRIPT, "ActiveState")?;
+    if state != "inactive" {
+        return Err(worker.explain(&format!("{SCRIPT} is {state}")));
+    }
+    worker.leads_to("port", SOON)
+}
