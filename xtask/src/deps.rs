@@ -20,12 +20,19 @@ pub(crate) const FOR_COMPARISON: [Needed; 3] =
     [("keepalived", "keepalived"), ("fping", "fping"), ("ping", "iputils-ping")];
 
 /// Programs that the tests run.
-pub(crate) const FOR_TESTS: [Needed; 5] = [
+pub(crate) const FOR_TESTS: [Needed; 12] = [
+    ("busybox", "busybox"),
+    ("dbus-daemon", "dbus-daemon"),
+    ("dhclient", "isc-dhcp-client"),
+    ("dnsmasq", "dnsmasq-base"),
     ("ip", "iproute2"),
+    ("networkctl", "systemd"),
     ("nft", "nftables"),
+    ("radvd", "radvd"),
     ("setpriv", "util-linux"),
     ("systemd-analyze", "systemd"),
     ("systemd-sysusers", "systemd"),
+    ("udhcpc", "udhcpc"),
 ];
 
 /// All that the core may depend on: serde, and what its derive macros are built from. None of it
