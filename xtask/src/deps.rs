@@ -20,16 +20,22 @@ pub(crate) const FOR_COMPARISON: [Needed; 3] =
     [("keepalived", "keepalived"), ("fping", "fping"), ("ping", "iputils-ping")];
 
 /// Programs that the tests run.
-pub(crate) const FOR_TESTS: [Needed; 10] = [
+pub(crate) const FOR_TESTS: [Needed; 16] = [
+    ("busybox", "busybox"),
+    ("dbus-daemon", "dbus-daemon"),
     ("debootstrap", "debootstrap"),
+    ("dhclient", "isc-dhcp-client"),
     ("dnsmasq", "dnsmasq-base"),
     ("ip", "iproute2"),
+    ("networkctl", "systemd"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
+    ("radvd", "radvd"),
     ("setpriv", "util-linux"),
     ("systemd-analyze", "systemd"),
     ("systemd-nspawn", "systemd-container"),
     ("systemd-sysusers", "systemd"),
+    ("udhcpc", "udhcpc"),
     ("unshare", "util-linux"),
 ];
 

@@ -1,7 +1,7 @@
 //! The program that is tested, running on a host, and everything that can be seen of it.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use uplink_core::time::Instant;
 use crate::clock::{now, pass};
 use crate::error::{Doing, Error, Result};
 use crate::host::{Child, Host};
+use crate::program::read_lines;
 use crate::record::{Record, Stamped};
 
 /// Where the daemon listens for its client.
@@ -365,12 +366,6 @@ impl Drop for Daemon {
         // the daemon's streams.
         let _ = self.notify.shutdown(Shutdown::Both);
         let _ = self.note_reader.take().map(JoinHandle::join);
-    }
-}
-
-fn read_lines(stream: impl Read, log: &Record<String>) {
-    for line in BufReader::new(stream).lines().map_while(std::result::Result::ok) {
-        log.push(line);
     }
 }
 

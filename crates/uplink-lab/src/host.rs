@@ -131,7 +131,8 @@ impl Host {
     /// # Errors
     /// If it cannot be started.
     pub fn spawn(&self, mut command: Command) -> Result<Child> {
-        let what = format!("start {command:?} on {}", self.name);
+        let program = command.get_program().to_string_lossy().into_owned();
+        let what = format!("start {program} on {}; is it installed?", self.name);
         sys::die_with_parent(&mut command);
         let child = self.run(move || command.spawn()).doing(what)?;
         Ok(Child { child })

@@ -70,6 +70,7 @@ pub struct Site {
 /// How a site differs from the usual one.
 #[derive(Debug, Clone, Copy)]
 pub struct SiteBuilder {
+    addresses: bool,
     default_routes: bool,
     port_plugged: bool,
     one_subnet: bool,
@@ -80,6 +81,13 @@ impl SiteBuilder {
     #[must_use]
     pub const fn without_default_routes(mut self) -> Self {
         self.default_routes = false;
+        self
+    }
+
+    /// The worker has neither addresses nor default routes.
+    #[must_use]
+    pub const fn without_addresses(mut self) -> Self {
+        self.addresses = false;
         self
     }
 
@@ -98,7 +106,7 @@ impl SiteBuilder {
         self
     }
 
-    /// Builds it, and waits until the gateways answer in both families.
+    /// Builds it, and waits until the gateways answer in both families if the worker has addresses.
     ///
     /// # Errors
     /// If namespaces or interfaces cannot be made, or a gateway does not answer.
@@ -119,6 +127,9 @@ impl SiteBuilder {
         let port = self.port_plugged.then_some(&site.port);
         for uplink in port.into_iter().chain([&site.mgmt]) {
             site.plug(uplink)?;
+            if !self.addresses {
+                continue;
+            }
             site.lay_addresses(uplink, uplink.interface)?;
             if self.default_routes {
                 site.lay_default(uplink, uplink.interface, uplink.metric)?;
@@ -142,7 +153,7 @@ impl Site {
     /// One that differs from the usual.
     #[must_use]
     pub const fn builder() -> SiteBuilder {
-        SiteBuilder { default_routes: true, port_plugged: true, one_subnet: false }
+        SiteBuilder { addresses: true, default_routes: true, port_plugged: true, one_subnet: false }
     }
 
     /// Plugs an uplink's cable into the worker; the interface is up, without addresses.

@@ -14,6 +14,7 @@ mod aside;
 mod boot;
 mod configuration;
 mod control;
+mod dhcp;
 mod ipv6;
 mod layouts;
 mod lifecycle;
@@ -39,6 +40,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     boot::trials,
     configuration::trials,
     control::trials,
+    dhcp::trials,
     ipv6::trials,
     layouts::trials,
     lifecycle::trials,

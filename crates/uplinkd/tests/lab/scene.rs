@@ -1,7 +1,7 @@
 //! A worker with a running daemon, watched from all sides.
 
 use std::net::IpAddr;
-use std::panic::{catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
@@ -36,11 +36,12 @@ pub(crate) const PCI: &str = "0000:03:00.0";
 pub(crate) const STEADY: Duration = Duration::from_millis(5);
 
 /// A test by its name. One that failed while the machine itself was frozen is made again, and says so.
-pub(crate) fn trial(name: &str, test: fn() -> Outcome) -> Trial {
+pub(crate) fn trial(name: &str, test: impl Fn() -> Outcome + Send + 'static) -> Trial {
     let named = name.to_owned();
     Trial::test(name, move || {
         let lag = Lag::start();
-        let outcome = catch_unwind(test);
+        // It is made again from the beginning, and leaves nothing that could be half done.
+        let outcome = catch_unwind(AssertUnwindSafe(&test));
         let late = lag.stop().max;
         if late < FROZEN || matches!(outcome, Ok(Ok(()))) {
             return outcome.unwrap_or_else(|panic| resume_unwind(panic));
