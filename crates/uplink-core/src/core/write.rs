@@ -7,9 +7,11 @@ use super::{Core, FamilyState, paths};
 use crate::contest::Contest;
 use crate::discover::{Path, PathKey, Way};
 use crate::event::{Outcome, Output};
+use crate::judge::Standing;
 use crate::own::{Op, OwnRoute};
+use crate::paths::{self, MAX_UPLINKS, PathWay, sources};
 use crate::plan::{Plan, ProbeWay, Wanted, current_pin, plan};
-use crate::policy::Mode;
+use crate::policy::{Mode, PathRules};
 use crate::snapshot::{Family, Hop, Prefix};
 use crate::status::{Aside, Notice};
 use crate::time::Instant;
@@ -41,8 +43,10 @@ pub(super) struct Batch {
 pub(super) enum Part {
     /// The family's pin.
     Pin,
-    /// The ways of probes to targets.
+    /// The uplinks' own tables and the ways of probes to targets.
     Ways,
+    /// Path rules.
+    Paths,
 }
 
 impl Core {
@@ -51,13 +55,14 @@ impl Core {
         if self.applying != Applying::No {
             return;
         }
-        let (mut pins, mut ways) = (VecDeque::new(), Vec::new());
+        let (mut pins, mut others) = (VecDeque::new(), Vec::new());
         for index in 0..self.families.len() {
             let Some((family, plan)) = self.plan_family(index, now) else { continue };
             pins.push_back(Batch { family, part: Part::Pin, ops: plan.pin });
-            ways.push(Batch { family, part: Part::Ways, ops: plan.ways });
+            others.push(Batch { family, part: Part::Ways, ops: plan.ways });
+            others.push(Batch { family, part: Part::Paths, ops: plan.paths });
         }
-        pins.extend(ways);
+        pins.extend(others);
         pins.retain(|batch| !batch.ops.is_empty());
         if pins.is_empty() || self.gives_up(&pins, now) {
             return;
@@ -85,10 +90,15 @@ impl Core {
         let state = self.families.get(index)?;
         let family = state.family;
         let planned = if self.stopping.is_some() {
-            plan(snapshot, &self.policy, family, None, &[])
+            plan(snapshot, &self.policy, family, None, &[], &[])
         } else {
-            let wanted = self.wanted(family);
-            let mut planned = plan(snapshot, &self.policy, family, wanted.as_ref(), &self.probe_ways(family));
+            let (wanted, probes) = (self.wanted(family), self.probe_ways(family));
+            let paths = self.path_ways(family);
+            let mut planned = plan(snapshot, &self.policy, family, wanted.as_ref(), &probes, &paths);
+            if state.unmarked && state.paths.holds(now) {
+                // What is safe only together with what the kernel refuses goes at once.
+                planned.paths = paths::plan(snapshot, family, &[], None);
+            }
             // Undecided: what the process before left stays, whatever it is.
             if state.election.elected().is_none() {
                 planned.pin.clear();
@@ -96,7 +106,10 @@ impl Core {
             state.held_back(planned, now)
         };
         let dry = self.policy.mode == Mode::Observe;
-        let ops = if dry { [planned.pin.as_slice(), &planned.ways].concat() } else { Vec::new() };
+        let ops = match dry {
+            true => [planned.pin.as_slice(), &planned.ways, &planned.paths].concat(),
+            false => Vec::new(),
+        };
         let state = self.families.get_mut(index)?;
         let aside_changed = (state.aside != planned.aside).then_some(planned.aside);
         state.aside = planned.aside;
@@ -148,6 +161,34 @@ impl Core {
             .collect()
     }
 
+    /// The paths that answers are kept on; none where there is nothing to keep apart.
+    pub(super) fn path_ways(&self, family: Family) -> Vec<PathWay> {
+        let all = || paths(&self.uplinks).filter(|(key, _)| key.family == family);
+        if self.policy.path_rules == PathRules::Off || all().nth(1).is_none() {
+            return Vec::new();
+        }
+        let ways = all().filter_map(|(key, path)| self.path_way(&key, path));
+        ways.take(MAX_UPLINKS).collect()
+    }
+
+    /// A connection stays with the path that it came in by even while that is silent: what comes in by
+    /// another is marked anew. But what began here, from its address, is not kept on a dead path.
+    fn path_way(&self, key: &PathKey, path: &Path) -> Option<PathWay> {
+        let (hop, standing) = (path.hop.clone()?, self.judges.get(key)?.standing());
+        let shared = self.family(key.family).election.shared();
+        let (led, keep_only) = match standing {
+            Standing::Broken(_) => return None,
+            Standing::Up | Standing::Lossy => (true, false),
+            Standing::Unknown => (true, true),
+            // Where nobody answers there is no better way for them.
+            Standing::Silent | Standing::Upstream => (shared, true),
+        };
+        let sources = if led { sources(self.snapshot.as_ref()?, hop.link, key.family) } else { Vec::new() };
+        // Undecided: what the process before left stays.
+        let keep_only = keep_only || self.family(key.family).election.elected().is_none();
+        Some(PathWay { hop, attributes: path.attributes.clone(), sources, keep_only })
+    }
+
     pub(super) fn applied(&mut self, outcomes: &[Outcome], now: Instant) {
         let Applying::Sent(batches) = &mut self.applying else { return };
         let Some(batch) = batches.pop_front() else { return };
@@ -179,18 +220,20 @@ impl FamilyState {
     pub(super) fn begin_anew(&mut self) {
         self.contest.moved();
         self.ways.moved();
+        self.paths.moved();
     }
 
     const fn part(&mut self, part: Part) -> &mut Contest {
         match part {
             Part::Pin => &mut self.contest,
             Part::Ways => &mut self.ways,
+            Part::Paths => &mut self.paths,
         }
     }
 
     /// What of a plan is to be written now.
     fn held_back(&self, planned: Plan, now: Instant) -> Plan {
-        let Plan { mut pin, mut ways, mut aside } = planned;
+        let Plan { mut pin, mut ways, mut paths, mut aside } = planned;
         match self.contest.aside(now) {
             Some(Aside::Rejected) if pin.is_empty() => {}
             Some(why) => aside = Some(why),
@@ -202,15 +245,21 @@ impl FamilyState {
         if self.ways.holds(now) {
             ways.clear();
         }
-        Plan { pin, ways, aside }
+        if self.paths.holds(now) && !self.unmarked {
+            paths.clear();
+        }
+        Plan { pin, ways, paths, aside }
     }
 
     /// Takes in what the kernel said, and what people should be told of it.
     fn applied(&mut self, part: Part, op: &Op, outcome: &Outcome) -> Option<Notice> {
+        if let Op::SetMarks(_) = op {
+            self.unmarked = *outcome != Outcome::Done;
+        }
         match (op, outcome) {
             (_, Outcome::Done) => return Some(Notice::Wrote { op: op.clone(), dry: false }),
             // Gone already is as good as deleted: the kernel, or somebody, was faster.
-            (Op::DeleteRoute(_) | Op::DeleteRule(_), Outcome::Absent) => return None,
+            (op, Outcome::Absent) if op.removes() => return None,
             (Op::AddRoute(route), Outcome::Exists) if part == Part::Pin => self.taken = Some(route.metric()),
             (_, Outcome::Exists | Outcome::Absent | Outcome::Refused(_)) => {}
         }

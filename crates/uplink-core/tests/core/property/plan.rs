@@ -91,7 +91,7 @@ proptest! {
             plain,
             taken: None,
         });
-        let planned = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[]);
+        let planned = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[], &[]);
         for op in &planned.pin {
             let before = kernel.clone();
             prop_assert_eq!(kernel.carry_out(op), Outcome::Done, "{}", op);
@@ -106,7 +106,7 @@ proptest! {
                 prop_assert!(foreign.all(|other| other.metric > route.metric()), "{} is not below", op);
             }
         }
-        let again = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[]);
+        let again = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[], &[]);
         prop_assert_eq!(&again.pin, &Vec::new());
         if let Some(wanted) = wanted {
             let leads = kernel.default_way(family) == Ok(wanted.hop.clone());
@@ -168,16 +168,16 @@ proptest! {
             }
         }
         let policy = Policy::default();
-        let planned = plan(&kernel.snapshot(), &policy, Family::Ipv4, None, &ways);
+        let planned = plan(&kernel.snapshot(), &policy, Family::Ipv4, None, &ways, &[]);
         prop_assert_eq!(&planned.pin, &Vec::new());
         for op in &planned.ways {
             prop_assert_eq!(kernel.carry_out(op), Outcome::Done, "{}", op);
         }
-        let again = plan(&kernel.snapshot(), &policy, Family::Ipv4, None, &ways);
+        let again = plan(&kernel.snapshot(), &policy, Family::Ipv4, None, &ways, &[]);
         prop_assert_eq!(&again.ways, &Vec::new());
         for way in &ways {
             let (from, bound) = (Some(way.from.address), Some(way.hop.link));
-            let led = kernel.lookup(Packet { to: way.to.address, from, bound });
+            let led = kernel.lookup(Packet { to: way.to.address, from, mark: 0, bound });
             prop_assert_eq!(led, Ok(way.hop.clone()));
         }
         prop_assert!(!ways.is_empty() || !kernel.has_ours());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use uplink_core::event::{Answer, Input, Outcome, Output};
 use uplink_core::memory::Memory;
-use uplink_core::own::Op;
+use uplink_core::own::{Op, RuleForm, TABLE_MAIN_OR_PIN};
 use uplink_core::policy::Policy;
 use uplink_core::snapshot::{Family, LinkIndex, Snapshot};
 use uplink_core::status::{FamilyStatus, Notice, PathStatus, Reason, Status};
@@ -240,6 +240,18 @@ impl Bench {
         self.operations.len()
     }
 
+    /// How many of them were on pins.
+    pub(crate) fn pin_writes(&self) -> usize {
+        let on_pin = |op: &Op| match op {
+            Op::AddRoute(route) | Op::DeleteRoute(route) => TABLE_MAIN_OR_PIN.contains(&route.table()),
+            Op::AddRule(rule) | Op::DeleteRule(rule) => {
+                matches!(rule.form(), RuleForm::MainWithoutDefault | RuleForm::Pin)
+            }
+            Op::SetMarks(_) | Op::DeleteMarks(_) | Op::CheckByMark { .. } => false,
+        };
+        self.operations.iter().filter(|(_, op, _)| on_pin(op)).count()
+    }
+
     fn next(&self) -> Option<Instant> {
         let event = self.coming.keys().next().map(|(at, _)| *at);
         let deadline = self.core.as_ref().filter(|_| !self.frozen).map(Core::deadline);
@@ -334,8 +346,7 @@ impl Bench {
             let outcome = self.kernel.carry_out(op);
             checks::operation(self, &before, op, &outcome);
             self.operations.push((self.now, op.clone(), outcome.clone()));
-            let failed = outcome != Outcome::Done
-                && !(outcome == Outcome::Absent && matches!(op, Op::DeleteRoute(_) | Op::DeleteRule(_)));
+            let failed = outcome != Outcome::Done && !(outcome == Outcome::Absent && op.removes());
             outcomes.push(outcome);
             if failed {
                 break;

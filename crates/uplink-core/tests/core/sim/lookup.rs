@@ -22,6 +22,7 @@ pub(crate) enum NoWay {
 pub(crate) struct Packet {
     pub(crate) to: IpAddr,
     pub(crate) from: Option<IpAddr>,
+    pub(crate) mark: u32,
     /// The interface that its socket is bound to.
     pub(crate) bound: Option<LinkIndex>,
 }
@@ -33,7 +34,7 @@ impl Kernel {
             Family::Ipv4 => IpAddr::from([198, 51, 100, 7]),
             Family::Ipv6 => IpAddr::from([0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 7]),
         };
-        self.lookup(Packet { to, from: None, bound: None })
+        self.lookup(Packet { to, from: None, mark: 0, bound: None })
     }
 
     /// Rules in their order, then the table: longest prefix, lowest metric.
@@ -105,5 +106,6 @@ fn way(route: &Route, fits: impl Fn(LinkIndex) -> bool) -> Result<Hop, NoWay> {
 
 fn matches(rule: &Rule, packet: Packet) -> bool {
     let from = rule.from.is_none_or(|prefix| packet.from.is_some_and(|from| prefix.contains(from)));
-    !rule.more && from && rule.to.is_none_or(|prefix| prefix.contains(packet.to))
+    let mark = rule.mark.is_none_or(|mark| packet.mark & mark.mask == mark.value);
+    !rule.more && from && mark && rule.to.is_none_or(|prefix| prefix.contains(packet.to))
 }
