@@ -66,9 +66,7 @@ pub(crate) fn plan(snapshot: &Snapshot, family: Family, ways: &[PathWay], bits: 
     let table = table(snapshot, family);
     let marks = bits.map(|bits| assign(snapshot, family, ways, bits));
     let marks = marks.filter(|marks| !marks.uplinks.is_empty());
-    let is_marked = |link| {
-        bits.is_none() || marks.as_ref().is_some_and(|marks| marks.of(link).is_some())
-    };
+    let is_marked = |link| bits.is_none() || marks.as_ref().is_some_and(|marks| marks.of(link).is_some());
     let connections = marks.iter().flat_map(|marks| &marks.uplinks).flat_map(|marked| {
         let mark = marked.mark;
         both(marked.link).map(|to| OwnRule::new(family, RuleForm::Connection { mark, to }))
@@ -176,12 +174,7 @@ fn check(snapshot: &Snapshot, family: Family, link: LinkIndex, before: Option<Ch
 
 /// Lays the nftables table, and sets what the strict checks need. What of that is ours is written in the
 /// table, so that whoever finds it can take it back: it goes first, and comes last.
-fn lay(
-    snapshot: &Snapshot,
-    family: Family,
-    table: Option<&OwnMarks>,
-    wanted: Option<&OwnMarks>,
-) -> Vec<Op> {
+fn lay(snapshot: &Snapshot, family: Family, table: Option<&OwnMarks>, wanted: Option<&OwnMarks>) -> Vec<Op> {
     let ours = |marks: Option<&OwnMarks>| -> BTreeSet<LinkIndex> {
         let marked = marks.into_iter().flat_map(|marks| &marks.uplinks);
         marked.filter(|marked| marked.check == Check::MarkedByUs).map(|marked| marked.link).collect()

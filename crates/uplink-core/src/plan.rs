@@ -354,12 +354,7 @@ fn delete(pins: Vec<&OwnRoute>) -> Vec<Op> {
 
 /// The routes of the uplinks' own tables, and the rules that lead probes to targets through the path they
 /// judge.
-fn uplink_ways(
-    snapshot: &Snapshot,
-    family: Family,
-    ways: &[ProbeWay],
-    path_ways: &[PathWay],
-) -> Vec<Op> {
+fn uplink_ways(snapshot: &Snapshot, family: Family, ways: &[ProbeWay], path_ways: &[PathWay]) -> Vec<Op> {
     let routes: Vec<OwnRoute> = own_defaults(snapshot, family)
         .filter(|route| !matches!(route.table(), TABLE_MAIN | TABLE_PIN))
         .collect();

@@ -59,6 +59,6 @@ pub(crate) fn cleanup() -> Result<usize, CleanupError> {
 /// What is ours: what a plan with nothing wanted would remove.
 fn left(snapshot: &Snapshot) -> Vec<Op> {
     let policy = Policy::default();
-    let plans = Family::ALL.map(|family| plan(snapshot, &policy, family, None, &[]));
-    plans.into_iter().flat_map(|plan| [plan.pin, plan.ways].concat()).collect()
+    let plans = Family::ALL.map(|family| plan(snapshot, &policy, family, None, &[], &[]));
+    plans.into_iter().flat_map(|plan| [plan.pin, plan.paths, plan.ways].concat()).collect()
 }

@@ -1,7 +1,7 @@
 //! The core's state as a status, for people and machines.
 
-use super::{Core, FamilyState};
 use super::tell::{gateway_of, health};
+use super::{Core, FamilyState};
 use crate::discover::{Path, PathKey, Uplink, Way};
 use crate::paths::standing;
 use crate::plan::current_pin;

@@ -12,7 +12,7 @@ use netlink_packet_route::AddressFamily;
 use uplink_core::snapshot::Family;
 
 pub(crate) use events::{Event, Events};
-pub(crate) use requests::{RequestError, Requests};
+pub(crate) use requests::{RequestError, Requests, verdict};
 
 /// More than the kernel ever puts into one datagram (it fills dumps to 32 KiB,
 /// `netlink_dump` in `net/netlink/af_netlink.c`).
@@ -31,7 +31,7 @@ pub(crate) struct Message<'a> {
     /// Its `NLM_F_*` flags.
     pub(crate) flags: u16,
     /// The number of the request that it answers.
-    sequence: u32,
+    pub(crate) sequence: u32,
     /// What follows the netlink header.
     pub(crate) payload: &'a [u8],
 }
@@ -53,7 +53,7 @@ pub(crate) const fn address_family(family: Family) -> AddressFamily {
 }
 
 /// The messages of one datagram; nothing follows a malformed one.
-fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, Malformed>> {
+pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, Malformed>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         if rest.is_empty() {

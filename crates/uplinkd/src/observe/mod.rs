@@ -24,11 +24,12 @@ use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::rule::RuleMessage;
 use nix::libc;
-use uplink_core::snapshot::{Address, Family, Link, Rule, Snapshot, protocol};
+use uplink_core::snapshot::{Address, Family, Link, Rule, Snapshot, Tracking, protocol};
 use uplink_core::time::Instant;
 
 use crate::clock;
 use crate::netlink::{Event, Events, Malformed, Message, RequestError, Requests, address_family};
+use crate::nftables::{self, Generations, Nftables};
 use route::Kept;
 use state::{Effect, Read, State};
 
@@ -74,6 +75,8 @@ pub(crate) struct Observer {
     events: Events,
     requests: Requests,
     leases: lease::Reader,
+    /// None where the kernel has no netfilter, or we may not ask it.
+    nftables: Option<(Nftables, Generations)>,
     state: State,
     malformed_looks: u32,
     look_due: bool,
@@ -95,6 +98,7 @@ impl Observer {
             events: Events::open().map_err(ObserveError::Open)?,
             requests: Requests::open().map_err(ObserveError::Open)?,
             leases,
+            nftables: Nftables::open().ok().zip(Generations::open().ok()),
             state,
             malformed_looks: MALFORMED_LOOKS,
             look_due: true,
@@ -120,8 +124,15 @@ impl Observer {
     /// # Errors
     /// Those of the runtime's reactor.
     pub(crate) async fn readable(&self) -> io::Result<()> {
+        let generations = async {
+            match &self.nftables {
+                Some((_, generations)) => generations.readable().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             events = self.events.readable() => events,
+            generations = generations => generations,
             () = self.leases.changed() => Ok(()),
         }
     }
@@ -132,6 +143,8 @@ impl Observer {
     /// [`ObserveError::Events`]: no more events will come.
     pub(crate) fn drain(&mut self) -> Result<Drained, ObserveError> {
         let mut effect = Effect::default();
+        let changed = self.nftables.as_mut().is_some_and(|(_, generations)| generations.drain());
+        effect.tracking |= changed;
         let (state, looks) = (&mut self.state, &mut self.malformed_looks);
         let mut unreadable = || {
             let look = *looks > 0;
@@ -156,7 +169,7 @@ impl Observer {
 
     /// Reads what events only hint at.
     fn follow(&mut self, effect: Effect) -> Drained {
-        let Effect { mut changed, look, rules, ports } = effect;
+        let Effect { mut changed, look, rules, ports, tracking } = effect;
         let now = clock::now();
         self.look_due |= look || now >= self.ends_at;
         self.ends_at = self.ends_at.min(self.first_end(now));
@@ -164,6 +177,13 @@ impl Observer {
             match self.read_rules() {
                 Ok(rules) => changed |= self.state.replace_rules(rules),
                 // A moment's lack of memory, say. The look that is due now tells if it fails again.
+                Err(_) => self.look_due = true,
+            }
+        }
+        // Who begins to track connections tells nobody: we look whenever we are awake, until somebody does.
+        if tracking || (!self.state.snapshot().tracking.in_use && nftables::is_tracked()) {
+            match self.read_tracking() {
+                Ok(tracking) => changed |= self.state.replace_tracking(tracking),
                 Err(_) => self.look_due = true,
             }
         }
@@ -189,6 +209,8 @@ impl Observer {
             routes: self.read_routes(None)?,
             rules: self.read_rules()?,
             dpu_ports: pci::dpu_ports(),
+            rp_filter: link::rp_filter_of_all(),
+            tracking: self.read_tracking()?,
         };
         self.look_due = false;
         let differs = self.state.replace(read);
@@ -221,6 +243,12 @@ impl Observer {
             changed |= self.look()?;
         }
         Ok(changed)
+    }
+
+    fn read_tracking(&mut self) -> Result<Tracking, ObserveError> {
+        let before = self.state.snapshot().tracking.in_use;
+        let tables = self.nftables.as_mut().map(|(tables, _)| tables);
+        nftables::read(tables, before).map_err(|source| ObserveError::Dump { what: "nftables", source })
     }
 
     fn read_links(&mut self) -> Result<Vec<Link>, ObserveError> {

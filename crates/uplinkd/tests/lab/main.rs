@@ -12,6 +12,7 @@
 mod advertisements;
 mod aside;
 mod boot;
+mod capture;
 mod configuration;
 mod control;
 mod dhcp;
@@ -20,6 +21,7 @@ mod layouts;
 mod lifecycle;
 mod links;
 mod loss;
+mod paths;
 mod placement;
 mod program;
 mod routes;
@@ -46,6 +48,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     lifecycle::trials,
     links::trials,
     loss::trials,
+    paths::trials,
     placement::trials,
     routes::trials,
     seed::trials,
