@@ -489,7 +489,9 @@ fn undone() -> Outcome {
         "insert rule ip uplinkd in counter drop",
     ] {
         worker.command("nft", &[undo])?;
-        stage.scene.until(&format!("after {undo} all stands again"), || Ok(stage.laid()? == before))?;
+        stage.scene.until(&format!("after {undo} all stands again"), || {
+            Ok(sorted(&stage.laid()?) == sorted(&before))
+        })?;
         stage.all_flows(undo)?;
     }
     worker.ip("-4 rule delete preference 32101")?;
@@ -564,6 +566,7 @@ fn vpn() -> Outcome {
         }
         worker.ip(&format!("{family} address add {peer} dev vpn"))?;
         worker.ip(&format!("{family} route add default dev vpn table 51820"))?;
+        worker.ip(&format!("{family} rule add lookup main suppress_prefixlength 0 preference 32763"))?;
         worker.ip(&format!("{family} rule add not fwmark 0xca6c lookup 51820 preference 32764"))?;
     }
     let (port, mgmt) = (&stage.scene.site.port, &stage.scene.site.mgmt);
@@ -578,6 +581,7 @@ fn vpn() -> Outcome {
     }
     stage.all_flows("beside a VPN")?;
     for family in ["-4", "-6"] {
+        worker.ip(&format!("{family} rule delete preference 32763"))?;
         worker.ip(&format!("{family} rule delete preference 32764"))?;
     }
     worker.ip("link delete vpn")?;
