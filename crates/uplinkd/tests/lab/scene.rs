@@ -10,7 +10,7 @@ use uplink_core::own::{PRIORITY_PIN, TABLE_MAIN_OR_PIN};
 use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
 use uplink_lab::{
-    Change, Changes, Daemon, DaemonBuilder, Fault, INTERNET4, INTERNET6, Lag, Lateness, Lookups, Site,
+    Change, Changes, Daemon, DaemonBuilder, Fault, Host, INTERNET4, INTERNET6, Lag, Lateness, Lookups, Site,
     Stamped, Stream, StreamReport, Uplink, now, pass,
 };
 
@@ -242,9 +242,7 @@ impl Scene {
 
     /// The worker's table without what is ours.
     pub(crate) fn foreign(&self) -> Result<String, Failed> {
-        let text = self.site.worker.table_text()?;
-        let foreign = text.lines().filter(|line| !format!("{line} ").contains(" proto 117 "));
-        Ok(foreign.collect::<Vec<_>>().join("\n"))
+        foreign(&self.site.worker)
     }
 
     /// What a family's status says of one thing: `pin`, `aside`, `elected`, ….
@@ -333,6 +331,13 @@ impl Scene {
         let lines: Vec<String> = log.iter().map(|line| format!("  {} {}", line.at, line.what)).collect();
         format!("{what}\nnow: {}\nthe daemon's log:\n{}", now(), lines.join("\n")).into()
     }
+}
+
+/// A host's table without what is ours.
+pub(crate) fn foreign(host: &Host) -> Result<String, Failed> {
+    let text = host.table_text()?;
+    let foreign = text.lines().filter(|line| !format!("{line} ").contains(" proto 117 "));
+    Ok(foreign.collect::<Vec<_>>().join("\n"))
 }
 
 /// It is our one route that outranks the foreign ones, and not one in an uplink's own table.
