@@ -200,10 +200,13 @@ impl Core {
         for (op, outcome) in batch.ops.iter().zip(outcomes) {
             notices.extend(state.applied(batch.part, op, outcome));
         }
+        // What goes because the kernel refuses its other half is no new attempt.
+        let withdrawn = batch.part == Part::Paths && state.unmarked && batch.ops.iter().all(Op::removes);
         let contest = state.part(batch.part);
         // What was tried counts, done or not: both may be in vain for ever.
         match outcomes.last() {
             None => {}
+            Some(_) if withdrawn => {}
             Some(Outcome::Refused(_)) => contest.refused(now),
             Some(Outcome::Exists) => contest.in_vain(now),
             Some(Outcome::Done | Outcome::Absent) if outcomes.contains(&Outcome::Done) => contest.wrote(now),

@@ -2,6 +2,7 @@
 
 mod event;
 mod host;
+mod paths;
 mod plan;
 
 use proptest::test_runner::Config;

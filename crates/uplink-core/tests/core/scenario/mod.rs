@@ -10,6 +10,7 @@ mod links;
 mod loss;
 mod managers;
 mod pace;
+mod paths;
 mod pin;
 mod reload;
 mod restart;

@@ -151,6 +151,14 @@ impl Bench {
         self.kill();
     }
 
+    /// Asks the process to end; it may be killed before it has.
+    pub(crate) fn stop_or_be_killed(&mut self) {
+        self.thaw();
+        self.stopping = true;
+        self.feed(vec![Input::Stop]);
+        self.kill();
+    }
+
     /// Kills the process and starts another.
     pub(crate) fn restart(&mut self) {
         self.kill();
