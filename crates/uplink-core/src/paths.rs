@@ -124,15 +124,10 @@ const fn both(link: LinkIndex) -> [Lookup; 2] {
 }
 
 /// What stands and is not wanted, or stands twice.
-fn stale(standing: &[OwnRule], wanted: &[OwnRule]) -> impl Iterator<Item = OwnRule> {
-    let mut kept: Vec<OwnRule> = Vec::new();
-    standing.iter().cloned().filter(move |rule| {
-        let keep = wanted.contains(rule) && !kept.contains(rule);
-        if keep {
-            kept.push(rule.clone());
-        }
-        !keep
-    })
+fn stale<'a>(standing: &'a [OwnRule], wanted: &'a [OwnRule]) -> impl Iterator<Item = OwnRule> + 'a {
+    let is_double = |at: usize, rule: &OwnRule| standing.iter().take(at).any(|before| before == rule);
+    let is_stale = move |(at, rule): &(usize, &OwnRule)| !wanted.contains(rule) || is_double(*at, rule);
+    standing.iter().enumerate().filter(is_stale).map(|(_, rule)| rule.clone())
 }
 
 /// Marks for these paths. Who has one keeps it: connections that came in bear it.

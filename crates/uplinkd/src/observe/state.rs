@@ -657,6 +657,8 @@ mod tests {
             routes: vec![kept(&laid(expires))],
             rules: Vec::new(),
             dpu_ports: Vec::new(),
+            rp_filter: 0,
+            tracking: Tracking::default(),
         };
         let mut state = state();
         tell(&mut state, RTM_NEWROUTE, ADD, &laid(300));
