@@ -31,7 +31,8 @@ pub(crate) enum CleanupError {
     },
 }
 
-/// Removes every route and rule of ours, in both families; returns how many. To be called within the
+/// Removes every route, rule and nftables table of ours, in both families, and puts back the settings that
+/// we changed; returns how many there were. To be called within the
 /// runtime.
 ///
 /// # Errors
