@@ -210,7 +210,8 @@ impl Observer {
             rules: self.read_rules()?,
             dpu_ports: pci::dpu_ports(),
             rp_filter: link::rp_filter_of_all(),
-            tracking: self.read_tracking()?,
+            // The pin does not depend on it; the next change of nftables tells it again.
+            tracking: self.read_tracking().unwrap_or_else(|_| self.state.snapshot().tracking.clone()),
         };
         self.look_due = false;
         let differs = self.state.replace(read);
