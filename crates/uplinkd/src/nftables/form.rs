@@ -15,6 +15,7 @@ use super::wire;
 /// Keys of what a packet is (`linux/netfilter/nf_tables.h`).
 const META_MARK: u32 = 3;
 const META_INTERFACE_IN: u32 = 4;
+const META_INTERFACE_OUT: u32 = 5;
 /// Keys of what its connection is.
 const CONNECTION_DIRECTION: u32 = 1;
 const CONNECTION_STATUS: u32 = 2;
@@ -120,7 +121,7 @@ pub(super) enum Expression {
 /// All rules, chain by chain, in their order.
 pub(super) fn rules(marks: &OwnMarks) -> Vec<Rule> {
     let questions = marks.uplinks.iter().flat_map(question);
-    let answers = |chain| marks.uplinks.iter().map(move |marked| answer(chain, marked.mark));
+    let answers = |chain| marks.uplinks.iter().map(move |marked| answer(chain, marked));
     let bits = marks.uplinks.first().map_or(0, |marked| marked.mark.mask);
     questions.chain(answers(Chain::In)).chain(answers(Chain::Out)).chain([end(bits)]).collect()
 }
@@ -169,15 +170,24 @@ fn question(marked: &Marked) -> Vec<Rule> {
     [Some(first), checked, Some(last)].into_iter().flatten().collect()
 }
 
-/// A packet of a connection that came in by an uplink gets its mark.
-fn answer(chain: Chain, mark: Mark) -> Rule {
+/// A packet of a connection that came in by an uplink gets its mark. What the host sends has been routed
+/// once: if it leaves by that uplink already, it need not be routed anew, which costs most of all this.
+fn answer(chain: Chain, marked: &Marked) -> Rule {
+    let Marked { link, mark, check: _ } = *marked;
+    let astray = match chain {
+        Chain::Out => vec![
+            Expression::LoadMeta(META_INTERFACE_OUT),
+            Expression::Compare { equal: false, bytes: wire::interface(link) },
+        ],
+        Chain::In | Chain::End => Vec::new(),
+    };
     let of_connection = vec![
         Expression::LoadConnection(CONNECTION_MARK),
         Expression::Bits { keep: mark.mask, flip: 0 },
         Expression::Compare { equal: true, bytes: mark.value.to_ne_bytes().to_vec() },
     ];
     let comment = format!("{OURS}: answers of mark {mark}");
-    Rule { chain, comment, expressions: [of_connection, set(mark)].concat() }
+    Rule { chain, comment, expressions: [astray, of_connection, set(mark)].concat() }
 }
 
 /// Takes the mark off.
