@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::discover::own_defaults;
 use crate::marks::{Check, Marked, OwnMarks};
 use crate::own::{Lookup, Op, OwnRule, RuleForm, probe_table};
 use crate::snapshot::{Address, Attributes, Family, Hop, LinkIndex, Mark, Prefix, Snapshot};
@@ -88,6 +89,22 @@ pub(crate) fn plan(snapshot: &Snapshot, family: Family, ways: &[PathWay], bits: 
         .chain(add)
         .chain(stale_connections.into_iter().map(Op::DeleteRule))
         .collect()
+}
+
+/// The marked uplinks as they stand. One may have lost its default route for the moment of a renewal: what
+/// came in by it is still answered through it, as long as its link and addresses are there.
+pub(crate) fn left(snapshot: &Snapshot, family: Family) -> Vec<PathWay> {
+    let is_there = |link: LinkIndex| {
+        snapshot.links.get(&link).is_some_and(|link| link.up && link.carrier)
+            && !sources(snapshot, link, family).is_empty()
+    };
+    let marked = table(snapshot, family).into_iter().flat_map(|table| &table.uplinks);
+    let ways = marked.filter(|marked| is_there(marked.link)).filter_map(|marked| {
+        let route = own_defaults(snapshot, family).find(|route| route.table() == probe_table(marked.link))?;
+        let (hop, attributes) = (route.hop().clone(), route.attributes().clone());
+        Some(PathWay { hop, attributes, sources: Vec::new(), keep_only: true })
+    });
+    ways.collect()
 }
 
 /// Our nftables table as it stands.

@@ -163,12 +163,17 @@ impl Core {
 
     /// The paths that answers are kept on; none where there is nothing to keep apart.
     pub(super) fn path_ways(&self, family: Family) -> Vec<PathWay> {
-        let all = || paths(&self.uplinks).filter(|(key, _)| key.family == family);
-        if self.policy.path_rules == PathRules::Off || all().nth(1).is_none() {
+        let all: Vec<_> = paths(&self.uplinks).filter(|(key, _)| key.family == family).collect();
+        let has_path =
+            |link| all.iter().any(|(_, path)| path.hop.as_ref().is_some_and(|hop| hop.link == link));
+        let snapshot = self.snapshot.as_ref().filter(|_| self.policy.path_rules != PathRules::Off);
+        let mut left = snapshot.map(|snapshot| paths::left(snapshot, family)).unwrap_or_default();
+        left.retain(|way| !has_path(way.hop.link));
+        if snapshot.is_none() || all.len() + left.len() < 2 {
             return Vec::new();
         }
-        let ways = all().filter_map(|(key, path)| self.path_way(&key, path));
-        ways.take(MAX_UPLINKS).collect()
+        let ways = all.iter().filter_map(|(key, path)| self.path_way(key, path));
+        ways.chain(left).take(MAX_UPLINKS).collect()
     }
 
     /// A connection stays with the path that it came in by even while that is silent: what comes in by

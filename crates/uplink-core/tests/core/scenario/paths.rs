@@ -173,6 +173,23 @@ fn a_path_without_a_way_leaves_its_connections_to_the_others() {
 }
 
 #[test]
+fn a_renewed_default_route_takes_no_connection_from_its_uplink() {
+    let mut bench = tracked_worker();
+    let mark = marked(&bench, MGMT).expect("it is marked").mark.value;
+    bench.defaults_go(MGMT);
+    bench.run(secs(3));
+    assert_eq!(way(&bench, None, mark), Some(MGMT));
+    // It is judged by nobody: nothing that begins here is kept on it.
+    assert_eq!(way(&bench, Some(own_address(MGMT)), 0), Some(PORT));
+    bench.addresses_go(MGMT);
+    bench.run(secs(1));
+    assert_eq!(marked(&bench, MGMT), None);
+    bench.lease(MGMT);
+    bench.run(secs(5));
+    assert_eq!(way(&bench, Some(own_address(MGMT)), 0), Some(MGMT));
+}
+
+#[test]
 fn a_restart_writes_nothing() {
     let mut bench = tracked_worker();
     let writes = bench.writes();
