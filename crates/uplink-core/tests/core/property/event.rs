@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::{BoxedStrategy, Strategy, any, prop_oneof};
 use proptest::sample::{select, subsequence};
 use uplink_core::policy::{Match, Need, Placement, Policy, Preempt, UplinkPolicy};
-use uplink_core::snapshot::{Family, Hop, LinkIndex, Mac, Route, protocol};
+use uplink_core::snapshot::{Family, Hop, LinkIndex, Mac, Route, Weight, protocol};
 
 use crate::sim::bench::{Bench, Observer};
 use crate::sim::site::{BOARD, MGMT, PORT, default_route, dpu_port, second_gateway};
@@ -210,6 +210,7 @@ fn uplink(name: &str, matching: Match, tier: u32) -> UplinkPolicy {
         name: name.to_owned(),
         matching,
         tier,
+        weight: Weight::ONE,
         gateways: Vec::new(),
         targets: Vec::new(),
         need: Need::Any,

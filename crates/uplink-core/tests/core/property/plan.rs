@@ -84,12 +84,13 @@ proptest! {
         let mut kernel = kernel(family, &standing);
         let policy = Policy { placement, ..Policy::default() };
         let wanted = to.map(|link| Wanted {
-            hop: default_route(link, family).hops[0].clone(),
+            legs: default_route(link, family).hops[0].clone().into(),
             attributes: Attributes::default(),
             keep_only,
             below: None,
             plain,
             taken: None,
+            laid: None,
         });
         let planned = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[]);
         for op in &planned.pin {
@@ -109,13 +110,13 @@ proptest! {
         let again = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[]);
         prop_assert_eq!(&again.pin, &Vec::new());
         if let Some(wanted) = wanted {
-            let leads = kernel.default_way(family) == Ok(wanted.hop.clone());
+            let leads = kernel.default_way(family).is_ok_and(|hop| wanted.legs.lead_to(&hop));
             match planned.aside {
                 None => prop_assert!(leads || keep_only),
                 Some(Aside::NoRoom) => prop_assert!(leads || !kernel.has_ours() || keep_only),
                 // In its own table a pin is in vain while a route refuses, but need not go for that.
                 Some(Aside::Refused) => {
-                    prop_assert!(!kernel.has_ours() || kernel.pins(family).iter().any(|pin| *pin.hop() == wanted.hop));
+                    prop_assert!(!kernel.has_ours() || kernel.pins(family).iter().any(|pin| *pin.legs() == wanted.legs));
                 }
                 Some(_) => prop_assert!(!kernel.has_ours()),
             }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use uplink_core::snapshot::{Family, Hop, LinkIndex, Route, RouteKind, Rule, TABLE_MAIN};
+use uplink_core::snapshot::{Family, Hop, LinkIndex, Route, RouteKind, Rule, TABLE_MAIN, protocol};
 
 use super::kernel::Kernel;
 
@@ -36,6 +36,19 @@ impl Kernel {
         self.lookup(Packet { to, from: None, bound: None })
     }
 
+    /// All ways that packets to somewhere on the internet go: several hops of one route share them.
+    pub(crate) fn default_ways(&self, family: Family) -> Vec<Hop> {
+        let Ok(way) = self.default_way(family) else { return Vec::new() };
+        let snapshot = self.snapshot();
+        let beside =
+            |route: &&Route| route.family == family && route.is_default() && route.hops.contains(&way);
+        // The same hop may be in several routes: the one that decides is ours, or the best.
+        let ours = |route: &&Route| (route.protocol != protocol::UPLINKD, route.metric);
+        let route = snapshot.routes.iter().filter(beside).min_by_key(ours);
+        let hops = route.map_or_else(Vec::new, |route| route.hops.clone());
+        hops.into_iter().filter(|hop| route.is_some_and(|route| self.leads(route, hop))).collect()
+    }
+
     /// Rules in their order, then the table: longest prefix, lowest metric.
     pub(crate) fn lookup(&self, packet: Packet) -> Result<Hop, NoWay> {
         let family = Family::of(packet.to);
@@ -60,7 +73,8 @@ impl Kernel {
                 && route.table == table
                 && route.tos == 0
                 && route.destination.contains(packet.to)
-                && (route.hops.is_empty() || route.hops.iter().any(|hop| fits(hop.link)))
+                && (route.hops.is_empty()
+                    || route.hops.iter().any(|hop| fits(hop.link) && self.leads(route, hop)))
         });
         let mut routes: Vec<&Route> = routes.collect();
         // Stable: equals stay in the order in which they were laid.
@@ -72,7 +86,10 @@ impl Kernel {
             {
                 Some((length, Ok(hop)))
             }
-            (_, Some(route)) => Some((u32::from(route.destination.length), way(route, fits))),
+            (_, Some(route)) => {
+                let leads = |hop: &&Hop| fits(hop.link) && self.leads(route, hop);
+                Some((u32::from(route.destination.length), way(route, leads)))
+            }
             (_, None) => None,
         }
     }
@@ -95,9 +112,9 @@ impl Kernel {
     }
 }
 
-fn way(route: &Route, fits: impl Fn(LinkIndex) -> bool) -> Result<Hop, NoWay> {
+fn way(route: &Route, leads: impl Fn(&&Hop) -> bool) -> Result<Hop, NoWay> {
     match route.kind {
-        RouteKind::Unicast => route.hops.iter().find(|hop| fits(hop.link)).cloned().ok_or(NoWay::NoRoute),
+        RouteKind::Unicast => route.hops.iter().find(leads).cloned().ok_or(NoWay::NoRoute),
         RouteKind::Refused => Err(NoWay::Refused),
         RouteKind::Other => Err(NoWay::Opaque),
     }

@@ -139,6 +139,7 @@ pub(crate) fn plain_default(family: Family) -> Route {
         kind: RouteKind::Unicast,
         hops: Vec::new(),
         by_object: false,
+        weights: Vec::new(),
         attributes: Attributes::default(),
     }
 }
@@ -201,7 +202,7 @@ impl Bench {
 
     /// How often a family changed its mind after the first decision.
     pub(crate) fn moves(&self, family: Family) -> usize {
-        self.elections.iter().filter(|e| e.family == family && e.before.is_some()).count()
+        self.elections.iter().filter(|e| e.family == family && !e.before.is_empty()).count()
     }
 
     /// Neither family changed its mind after the first decision.
