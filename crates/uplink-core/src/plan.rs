@@ -36,6 +36,14 @@ pub struct Wanted {
     pub laid: Option<OwnRoute>,
 }
 
+impl Wanted {
+    /// Whether a pin leads there. If none of it can be used, it is enough that some of it is the same.
+    fn is_led_to(&self, pin: &OwnRoute) -> bool {
+        let partly = || pin.legs().iter().any(|leg| self.legs.lead_to(&leg.hop));
+        *pin.legs() == self.legs || (self.keep_only && partly())
+    }
+}
+
 /// A target that is to be asked by a path's own way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeWay {
@@ -120,7 +128,7 @@ impl<'a> Table<'a> {
         Self {
             family,
             foreign: foreign_defaults(snapshot, family).collect(),
-            joined: joined.iter().filter(|route| route.table() == TABLE_MAIN).map(OwnRoute::metric).min(),
+            joined: joined.iter().map(OwnRoute::metric).min(),
             pins: whole.into_iter().chain(joined.iter().flat_map(OwnRoute::hop_by_hop)).collect(),
             rules: rules.collect(),
         }
@@ -137,7 +145,7 @@ impl<'a> Table<'a> {
     fn lead(&self, placement: Placement, wanted: Option<&Wanted>) -> (Vec<Op>, Option<Aside>) {
         // A pin that leads there already stays when others come to lead there, too: one of them may be
         // gone for the moment of a renewal only.
-        let needed = |wanted: &&Wanted| !self.foreign_lead_to(&wanted.legs) || self.pinned_to(&wanted.legs);
+        let needed = |wanted: &&Wanted| !self.foreign_lead_to(&wanted.legs) || self.pinned_to(wanted);
         let Some(wanted) = wanted.filter(needed) else { return (self.remove_all(), None) };
         let ops = match self.placement(placement, wanted.below) {
             // The way back from `table`: our rules go only when main leads where they do.
@@ -146,7 +154,7 @@ impl<'a> Table<'a> {
                 .map(|pin| [pin, self.remove_rules(), self.remove(TABLE_PIN)].concat()),
             // In vain: it stays for the time when the route that refuses is not the best any more.
             Some(Place::Table) if self.refuses() => {
-                let leads = self.pinned_to(&wanted.legs);
+                let leads = self.pinned_to(wanted);
                 return (if leads { Vec::new() } else { self.remove_all() }, Some(Aside::Refused));
             }
             Some(Place::Table) => self
@@ -154,7 +162,7 @@ impl<'a> Table<'a> {
                 .map(|pin| [pin, self.add_rules(), self.remove(TABLE_MAIN)].concat()),
             None => {
                 // A pin that led elsewhere would be tended by nobody.
-                let leads = self.decides().is_some_and(|pin| *pin.legs() == wanted.legs);
+                let leads = self.decides().is_some_and(|pin| wanted.is_led_to(pin));
                 return (if leads { Vec::new() } else { self.remove_all() }, Some(Aside::NoRoom));
             }
         };
@@ -170,11 +178,11 @@ impl<'a> Table<'a> {
     }
 
     /// Whether a pin that outranks the foreign routes leads where it should.
-    fn pinned_to(&self, legs: &Legs) -> bool {
+    fn pinned_to(&self, wanted: &Wanted) -> bool {
         let outranks = |pin: &OwnRoute| {
             pin.table() == TABLE_PIN || self.lowest().is_none_or(|lowest| pin.metric() < lowest)
         };
-        self.pins.iter().any(|pin| pin.legs() == legs && outranks(pin))
+        self.pins.iter().any(|pin| wanted.is_led_to(pin) && outranks(pin))
     }
 
     /// The pin that lookups go by.
@@ -222,9 +230,9 @@ impl<'a> Table<'a> {
         pins.sort_by_key(|pin| pin.metric());
         let highest = free.into_iter().fold(1, u32::max);
         let fits = |pin: &OwnRoute| {
-            let as_wanted = *pin.legs() == wanted.legs && *pin.attributes() == wanted.attributes;
-            let kept = wanted.keep_only && pin.legs().iter().any(|leg| wanted.legs.lead_to(&leg.hop));
-            (as_wanted || kept) && pin.metric() <= highest
+            wanted.is_led_to(pin)
+                && pin.metric() <= highest
+                && (wanted.keep_only || *pin.attributes() == wanted.attributes)
         };
         let delete = |pins: Vec<&OwnRoute>| delete_pins(pins, &wanted.legs);
         if let Some(good) = pins.iter().position(|pin| fits(pin)) {
@@ -291,16 +299,19 @@ impl<'a> Table<'a> {
     }
 }
 
-/// Whether some of the hops may be another program's. IPv6 joins a route that is appended at our pin's
-/// metric with it into one of several hops. Of what this process laid it is known which are ours; of what
-/// it found, it is not, unless it is just what is wanted: then it can stay.
+/// Whether some of the hops in the main table may be another program's. IPv6 joins a route that is appended
+/// at our pin's metric with it into one of several hops. Of what this process laid it is known which are ours; of what
+/// it found, it is not, unless it is just what is wanted: then it can stay. Where there is no room below it
+/// to evade to, it is taken for ours.
 fn may_be_joined(route: &OwnRoute, wanted: Option<&Wanted>) -> bool {
     let known = wanted.and_then(|wanted| wanted.laid.as_ref()).is_some_and(|laid| {
-        (laid.table(), laid.metric()) == (route.table(), route.metric())
+        (laid.table(), laid.metric()) == (TABLE_MAIN, route.metric())
             && route.legs().iter().all(|leg| laid.legs().lead_to(&leg.hop))
     });
     let as_wanted = wanted.is_some_and(|wanted| *route.legs() == wanted.legs);
-    route.family() == Family::Ipv6 && route.legs().single().is_none() && !known && !as_wanted
+    let several = route.legs().single().is_none();
+    let joins = route.family() == Family::Ipv6 && route.table() == TABLE_MAIN && several;
+    joins && !known && !as_wanted && has_room_below(route.metric())
 }
 
 /// Why a foreign default route is none that we outrank: somebody meant it.

@@ -81,7 +81,7 @@ impl Kernel {
         Snapshot {
             links: self.links.clone(),
             addresses: self.addresses.clone(),
-            routes: joined(self.routes.iter().filter(matters)),
+            routes: show_joined(self.routes.iter().filter(matters)),
             rules: self.rules.clone(),
             dpu_ports: self.dpu_ports.clone(),
             leases: self.leases.clone(),
@@ -104,7 +104,7 @@ impl Kernel {
     /// Our routes in the main table and the pin's.
     pub(crate) fn pins(&self, family: Family) -> Vec<OwnRoute> {
         let ours = |route: &&Route| route.family == family && route.protocol == protocol::UPLINKD;
-        let own = joined(self.routes.iter().filter(ours));
+        let own = show_joined(self.routes.iter().filter(ours));
         let own = own.iter().filter_map(OwnRoute::claim);
         own.filter(|route| uplink_core::own::TABLE_MAIN_OR_PIN.contains(&route.table())).collect()
     }
@@ -149,8 +149,8 @@ impl Kernel {
         route.metric = effective_metric(&route);
         self.check_route(&route)?;
         let stands = |hop: &Hop| {
-            let there = |other: &Route| joins(other) && same_place(other, &route) && other.hops.contains(hop);
-            joins(&route) && self.routes.iter().any(there)
+            let there = |other: &Route| joined(other, &route) && other.hops.contains(hop);
+            self.routes.iter().any(there)
         };
         if route.hops.iter().any(stands) {
             return Err(EEXIST);
@@ -167,11 +167,11 @@ impl Kernel {
         self.check_route(&route)?;
         self.changes += 1;
         let at = self.routes.iter().position(|other| same_place(other, &route));
-        let all = at.and_then(|at| self.routes.get(at)).is_some_and(|old| joins(old) && joins(&route));
+        let all = at.and_then(|at| self.routes.get(at)).is_some_and(|old| joined(old, &route));
         if let Some(at) = at {
             self.routes.remove(at);
         }
-        self.routes.retain(|other| !(all && joins(other) && same_place(other, &route)));
+        self.routes.retain(|other| !(all && joined(other, &route)));
         let at = at.unwrap_or(self.routes.len());
         self.routes.splice(at..at, apart(route));
         Ok(())
@@ -246,10 +246,8 @@ impl Kernel {
             let routes = std::mem::take(&mut self.routes);
             let touched = |route: &Route| route.hops.iter().any(|hop| hop.link == index);
             let stays = |route: &Route| {
-                let joined = routes.iter().filter(|other| joins(route) && same_place(other, route));
-                !touched(route)
-                    || self.is_alive(route)
-                    || joined.into_iter().any(|other| joins(other) && self.is_alive(other))
+                let beside = |other: &&Route| joined(other, route) && self.is_alive(other);
+                !touched(route) || self.is_alive(route) || routes.iter().any(|other| beside(&other))
             };
             self.routes = routes.iter().filter(|route| stays(route)).cloned().collect();
             self.addresses.retain(|address| {
@@ -334,6 +332,11 @@ fn joins(route: &Route) -> bool {
         && route.hops.iter().all(|hop| hop.gateway.is_some())
 }
 
+/// Whether these two are hops of one route in IPv6.
+pub(crate) fn joined(one: &Route, other: &Route) -> bool {
+    joins(one) && joins(other) && same_place(one, other)
+}
+
 /// The routes that a request lays.
 fn apart(route: Route) -> Vec<Route> {
     if !joins(&route) {
@@ -349,10 +352,10 @@ fn apart(route: Route) -> Vec<Route> {
 }
 
 /// The routes as a dump shows them.
-fn joined<'a>(routes: impl Iterator<Item = &'a Route>) -> Vec<Route> {
+fn show_joined<'a>(routes: impl Iterator<Item = &'a Route>) -> Vec<Route> {
     let mut shown: Vec<Route> = Vec::new();
     for route in routes {
-        match shown.iter_mut().find(|other| joins(other) && joins(route) && same_place(other, route)) {
+        match shown.iter_mut().find(|other| joined(other, route)) {
             Some(first) => {
                 first.hops.extend(route.hops.iter().cloned());
                 first.weights.extend(&route.weights);

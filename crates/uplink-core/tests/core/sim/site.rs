@@ -6,9 +6,9 @@ use uplink_core::snapshot::{
     Address, Attributes, Family, Hop, Link, LinkIndex, LinkKind, Mac, PciAddress, PciPort, Prefix, Route,
     RouteKind, RouterPreference, TABLE_MAIN, protocol,
 };
-use uplink_core::status::Health;
+use uplink_core::status::{Health, Reason};
 
-use super::bench::Bench;
+use super::bench::{Bench, Elected};
 use super::kernel::everywhere;
 use super::world::Gateway;
 
@@ -211,6 +211,13 @@ impl Bench {
         for family in Family::ALL {
             assert_eq!(self.moves(family), 0, "{family}: {:#?}", self.elections);
         }
+    }
+
+    /// After the first decision, only members of the pin were added.
+    #[track_caller]
+    pub(crate) fn assert_never_moved_but_joined(&self) {
+        let joined = |e: &Elected| e.before.is_empty() || e.reason == Reason::MemberJoined;
+        assert!(self.elections.iter().all(joined), "{:#?}", self.elections);
     }
 
     /// Both families' packets leave by `link`.
