@@ -28,6 +28,7 @@ mod seed;
 mod silence;
 mod stalls;
 mod targets;
+mod tiers;
 mod ties;
 mod uplinks;
 
@@ -53,6 +54,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     stalls::trials,
     targets::trials,
     ties::trials,
+    tiers::trials,
     uplinks::trials,
 ];
 
