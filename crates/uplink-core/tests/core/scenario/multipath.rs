@@ -474,3 +474,28 @@ fn a_foreign_multipath_default_is_still_somebodys_wish() {
     let foreign = plain_default(Family::Ipv4).protocol;
     assert!(bench.kernel.routes.iter().any(|r| r.metric == 10 && r.protocol == foreign));
 }
+
+#[test]
+fn a_member_is_not_left_for_one_that_fell_silent_with_it() {
+    let mut bench = two_ports();
+    bench.kernel.set_carrier(PORT_B, false);
+    bench.start();
+    // Now they are asked at different moments, and judged so.
+    bench.run(secs(40) + ms(120));
+    bench.kernel.set_carrier(PORT_B, true);
+    until_members(&mut bench, secs(5), &[PORT, PORT_B]);
+    for wait in [40, 80, 120, 160, 200, 240] {
+        bench.run(secs(200) + ms(wait));
+        bench.silence(PORT);
+        bench.silence(PORT_B);
+        bench.silence(MGMT);
+        bench.run(secs(5));
+        assert_members(&bench, &[PORT, PORT_B]);
+        for link in [PORT, PORT_B, MGMT] {
+            bench.revive(link);
+        }
+        bench.run(secs(5));
+        assert_members(&bench, &[PORT, PORT_B]);
+    }
+    bench.assert_never_moved_but_joined();
+}
