@@ -62,6 +62,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("multipath: everybody silent, nobody moves", everybody_silent),
         trial("multipath in placement table: shrinks, grows, no trace", in_table),
         trial("multipath, restarted: takes the pin over and writes nothing", restarted),
+        trial("multipath: MTU, source and on-link of the members' routes, read back as written", attributes),
         trial("multipath, killed and started without it: one uplink is left", killed_and_first),
         trial("multipath: the status names the members, their weights, and why one left", shown),
     ]
@@ -337,6 +338,43 @@ fn restarted() -> Outcome {
     }
     scene.site.port.cable.fault(&[Fault::Silent]);
     leads_to(&scene, &["third"])?;
+    scene.finish()?;
+    Ok(())
+}
+
+/// The members' default routes differ in what they say.
+fn attributes() -> Outcome {
+    let site = two_cards()?;
+    for (uplink, more) in [(&site.port, "mtu 1400"), (site.third(), "mtu 1300 onlink")] {
+        let (source4, source6) = (uplink.address4, uplink.address6);
+        let [v4, v6] = [format!("{more} src {source4}"), format!("{more} src {source6}")];
+        let Uplink { gateway4, gateway6, interface, metric, .. } = uplink;
+        site.worker.ip_batch(&format!(
+            "route replace 0.0.0.0/0 via {gateway4} dev {interface} proto 16 metric {metric} {v4}\n\
+             route replace ::/0 via {gateway6} dev {interface} proto 16 metric {metric} {v6}\n"
+        ))?;
+    }
+    let scene = Scene::begin(site, MULTIPATH)?;
+    leads_to(&scene, &BOTH)?;
+    let since = now();
+    scene.stays(Duration::from_secs(1))?;
+    assert_eq!(scene.writes(since)?, [], "the kernel shows it as it was laid");
+    for family in Family::ALL {
+        let pins = scene.pins(family)?;
+        assert!(
+            matches!(pins.as_slice(), [pin] if pin.mtu == Some(1300) && pin.source.is_none()),
+            "{pins:?}"
+        );
+        for interface in BOTH {
+            let to = address_by(&scene, family, interface)?;
+            let uplink = scene.site.uplinks().find(|uplink| uplink.interface == interface);
+            let own = uplink.map(|uplink| match family {
+                Family::Ipv4 => IpAddr::from(uplink.address4),
+                Family::Ipv6 => uplink.address6.into(),
+            });
+            assert_eq!(scene.site.worker.lookup(to)?.source, own, "{family} by {interface}");
+        }
+    }
     scene.finish()?;
     Ok(())
 }
