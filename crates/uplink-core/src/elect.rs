@@ -164,10 +164,8 @@ impl Election {
         if current.len() < self.elected.len() {
             return Some((current.to_vec(), Reason::MemberFell(Cause::Link)));
         }
-        let lead = match terms.within_tier {
-            WithinTier::Multipath => current.first(),
-            WithinTier::First => current.iter().min_by_key(|c| (weakness(c.standing()), c.preference)),
-        }?;
+        let merit = |c: &&&Candidate<'_>| (c.preference.link_only, weakness(c.standing()), c.preference);
+        let lead = current.iter().min_by_key(merit)?;
         let fits = |c: &&Candidate<'_>| {
             c.uplink == lead.uplink || (terms.within_tier == WithinTier::Multipath && c.beside(lead))
         };
