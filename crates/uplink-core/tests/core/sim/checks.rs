@@ -161,5 +161,6 @@ fn foreign_defaults(seen: &Snapshot, family: Family) -> impl Iterator<Item = &Ro
 fn interface_of(bench: &Bench, uplink: &str) -> Option<LinkIndex> {
     let uplinks = bench.status()?.uplinks;
     let name = uplinks.into_iter().find(|candidate| candidate.name == uplink)?.interface?;
-    bench.kernel.links.values().find(|link| link.name == name).map(|link| link.index)
+    // Its name may have changed since the core was told.
+    bench.seen.links.values().find(|link| link.name == name).map(|link| link.index)
 }
