@@ -10,7 +10,7 @@ use crate::elect::{Candidate, Election, Move, Terms};
 use crate::event::{Answer, Input, Output};
 use crate::judge::{Desk, Judge, Limits, Pace, Standing, TargetWay};
 use crate::memory::{Known, Memory, Remembered};
-use crate::own::{Op, OwnRule, RuleForm, probe_table};
+use crate::own::{Op, OwnRoute, OwnRule, RuleForm, probe_table};
 use crate::plan::{current_pin, has_room_below, plain_metric};
 use crate::policy::{Mode, Policy};
 use crate::snapshot::{Family, Hop, LinkIndex, Prefix, Snapshot};
@@ -95,6 +95,8 @@ struct FamilyState {
     plain: Option<u32>,
     /// A metric of the main table that was taken by something that we do not see.
     taken: Option<u32>,
+    /// The pin that this process laid last.
+    laid: Option<OwnRoute>,
     /// The operations that would have been written last, while nothing is written.
     dry: Vec<Op>,
 }
@@ -127,7 +129,7 @@ impl Core {
             gateways,
             families: Family::ALL.map(|family| FamilyState {
                 family,
-                election: Election::new(None),
+                election: Election::new(Vec::new()),
                 since: start.now,
                 contest: Contest::default(),
                 ways: Contest::default(),
@@ -137,6 +139,7 @@ impl Core {
                 lowest: None,
                 plain: None,
                 taken: None,
+                laid: None,
                 dry: Vec::new(),
             }),
             desk: Desk::new(start.machine ^ start.now.as_nanos()),
@@ -364,8 +367,12 @@ impl Core {
     /// The gateways that paths go by; at the beginning, those of the pins that were left.
     fn in_use(&self) -> Vec<(Family, Hop)> {
         if self.uplinks.is_empty() {
-            let pin = |family| Some((family, current_pin(self.snapshot.as_ref()?, family)?.hop().clone()));
-            return Family::ALL.into_iter().filter_map(pin).collect();
+            let pin = |family| Some((family, current_pin(self.snapshot.as_ref()?, family)?));
+            let pins = Family::ALL.into_iter().filter_map(pin);
+            let hops = |(family, pin): (Family, OwnRoute)| -> Vec<(Family, Hop)> {
+                pin.legs().iter().map(|leg| (family, leg.hop.clone())).collect()
+            };
+            return pins.flat_map(hops).collect();
         }
         paths(&self.uplinks).filter_map(|(key, path)| Some((key.family, path.hop.clone()?))).collect()
     }
@@ -412,9 +419,7 @@ impl Core {
             })
             .collect();
         for state in &mut self.families {
-            if let Some(name) = state.election.elected().and_then(new_name) {
-                state.election.rename(name);
-            }
+            state.election.rename(new_name);
         }
         if !names.is_empty() {
             self.outputs.push_back(Output::Remember);
@@ -423,8 +428,9 @@ impl Core {
 
     /// The elected paths.
     fn elected(&self) -> impl Iterator<Item = PathKey> {
-        self.families.iter().filter_map(|state| {
-            Some(PathKey { uplink: state.election.elected()?.to_owned(), family: state.family })
+        self.families.iter().flat_map(|state| {
+            let key = |uplink: &String| PathKey { uplink: uplink.clone(), family: state.family };
+            state.election.elected().iter().map(key)
         })
     }
 
@@ -434,12 +440,14 @@ impl Core {
         let Some(snapshot) = &self.snapshot else { return };
         for state in &mut self.families {
             let family = state.family;
-            let pin = current_pin(snapshot, family).map(|pin| pin.hop().clone());
-            let foreign = || foreign_defaults(snapshot, family).next()?.single_hop().cloned();
-            let hop = if self.memory.ready { pin.or_else(foreign) } else { pin };
-            let elected = paths(&self.uplinks).find(|(key, path)| key.family == family && path.hop == hop);
-            if let Some((key, _)) = elected.filter(|_| hop.is_some()) {
-                state.election = Election::new(Some(key.uplink));
+            let pin = current_pin(snapshot, family).map(|pin| pin.legs().clone());
+            let foreign = || Some(foreign_defaults(snapshot, family).next()?.single_hop()?.clone().into());
+            let Some(legs) = (if self.memory.ready { pin.or_else(foreign) } else { pin }) else { continue };
+            let leads = |path: &Path| path.hop.as_ref().is_some_and(|hop| legs.lead_to(hop));
+            let led_to = paths(&self.uplinks).filter(|(key, path)| key.family == family && leads(path));
+            let elected: Vec<String> = led_to.map(|(key, _)| key.uplink).collect();
+            if !elected.is_empty() {
+                state.election = Election::new(elected);
                 state.since = self.clock.real(now);
             }
         }
@@ -465,16 +473,16 @@ impl Core {
     /// elected path are in doubt.
     fn pace(&self, key: &PathKey, judge: &Judge) -> (Pace, bool) {
         let election = &self.family(key.family).election;
+        let others = || self.elected_judges(key.family).filter(|(uplink, _)| **uplink != key.uplink);
+        let doubt = election.shared() || others().any(|(_, judge)| judge.doubts_upstream());
         let undecided =
-            judge.standing() == Standing::Unknown || election.elected().is_none() || election.shared();
-        if election.elected() == Some(&key.uplink) || undecided {
-            return (Pace::Quick, election.shared());
+            judge.standing() == Standing::Unknown || election.elected().is_empty() || election.shared();
+        if election.is_elected(&key.uplink) || undecided {
+            return (Pace::Quick, doubt);
         }
-        let elected = self.elected_judge(key.family);
-        let suspected = elected.is_some_and(|elected| elected.suspected().is_some());
+        let suspected = others().any(|(_, judge)| judge.suspected().is_some());
         let hopeless = matches!(judge.standing(), Standing::Silent | Standing::Broken(_));
-        let pace = if suspected && !hopeless { Pace::Rival } else { Pace::Standby };
-        (pace, elected.is_some_and(Judge::doubts_upstream))
+        (if suspected && !hopeless { Pace::Rival } else { Pace::Standby }, doubt)
     }
 
     fn elect(&mut self, now: Instant) {
@@ -482,11 +490,11 @@ impl Core {
             now,
             patience: self.policy.patience,
             preempt: self.policy.preempt,
+            within_tier: self.policy.within_tier,
             boot_until: self.boot_until(),
         };
+        let worked = |since| now.since(since) >= terms.patience * FAMILY_COMES;
         for family in Family::ALL {
-            let suspected = self.elected_judge(family).and_then(Judge::suspected);
-            let upstream = self.elected_judge(family).is_some_and(Judge::doubts_upstream);
             let candidates: Vec<Candidate<'_>> = self
                 .uplinks
                 .iter()
@@ -498,14 +506,13 @@ impl Core {
                     Some(Candidate {
                         uplink: &uplink.name,
                         preference: path.preference,
-                        standing: judge.standing(),
-                        awaited: uplink.expected && !self.lacks_family(&key, path, now),
-                        proved: suspected.is_some_and(|since| judge.proved_since(since, upstream)),
+                        judge,
+                        awaited: uplink.expected && !lacks_family(&self.judges, &key, path, worked),
                         eligible_at: judge.eligible_at(self.limits),
                     })
                 })
                 .collect();
-            let shared = self.family(family).election.shared();
+            let shared = self.families.iter().any(|s| s.family == family && s.election.shared());
             let moved = self.families.iter_mut().find(|state| state.family == family).and_then(|state| {
                 let moved = state.election.decide(&candidates, terms);
                 if moved.is_some() {
@@ -525,28 +532,18 @@ impl Core {
         }
     }
 
-    /// A path without gateway and address, of an uplink that has worked in the other family for a while:
-    /// it does without this family.
-    fn lacks_family(&self, key: &PathKey, path: &Path, now: Instant) -> bool {
-        let bare = path.way == Way::Broken(Cause::Address) && path.hop.is_none();
-        let others = self.judges.iter().filter(|(k, _)| k.uplink == key.uplink && k.family != key.family);
-        let well = others.filter_map(|(_, judge)| judge.comeback().well_since());
-        bare && well.min().is_some_and(|since| now.since(since) >= self.policy.patience * FAMILY_COMES)
-    }
-
     fn moved(&mut self, family: Family, moved: Move, now: Instant) {
-        let fell = matches!(moved.reason, Reason::Fell(_) | Reason::Gone | Reason::FirstToAnswer);
-        let key = |uplink: &String| PathKey { uplink: uplink.clone(), family };
-        if let Some(judge) =
-            moved.before.as_ref().filter(|_| fell).and_then(|name| self.judges.get_mut(&key(name)))
-        {
-            judge.comeback_mut().fall(now);
+        let Move { before, now: elected, reason } = moved;
+        let fell =
+            matches!(reason, Reason::Fell(_) | Reason::MemberFell(_) | Reason::Gone | Reason::FirstToAnswer);
+        for (key, judge) in self.judges.iter_mut().filter(|(key, _)| key.family == family) {
+            match (before.contains(&key.uplink), elected.contains(&key.uplink)) {
+                (true, false) if fell => judge.comeback_mut().fall(now),
+                (false, true) => judge.comeback_mut().taken(),
+                (true, false) | (true, true) | (false, false) => {}
+            }
         }
-        if let Some(judge) = self.judges.get_mut(&key(&moved.now)) {
-            judge.comeback_mut().taken();
-        }
-        let (before, reason) = (moved.before, moved.reason);
-        self.tell(Notice::Elected { family, before, now: Some(moved.now), reason }, now);
+        self.tell(Notice::Elected { family, before, now: elected, reason }, now);
         self.outputs.push_back(Output::Remember);
     }
 
@@ -559,7 +556,7 @@ impl Core {
         let waited = self.boot_until().is_none_or(|until| now >= until);
         let in_use = |family| paths(&self.uplinks).any(|(key, _)| key.family == family);
         let mut used = self.families.iter().filter(|state| in_use(state.family)).peekable();
-        let decided = used.peek().is_some() && used.all(|state| state.election.elected().is_some());
+        let decided = used.peek().is_some() && used.all(|state| !state.election.elected().is_empty());
         if waited || decided {
             self.ready = true;
             self.boot_until = None;
@@ -611,10 +608,26 @@ impl Core {
         }
     }
 
-    fn elected_judge(&self, family: Family) -> Option<&Judge> {
-        let uplink = self.family(family).election.elected()?.to_owned();
-        self.judges.get(&PathKey { uplink, family })
+    /// The judges of a family's elected paths, by the names of those.
+    fn elected_judges(&self, family: Family) -> impl Iterator<Item = (&String, &Judge)> {
+        self.family(family).election.elected().iter().filter_map(move |uplink| {
+            Some((uplink, self.judges.get(&PathKey { uplink: uplink.clone(), family })?))
+        })
     }
+}
+
+/// A path without gateway and address, of an uplink that has worked in the other family for as long as
+/// `enough` says: it does without this family.
+fn lacks_family(
+    judges: &BTreeMap<PathKey, Judge>,
+    key: &PathKey,
+    path: &Path,
+    enough: impl Fn(Instant) -> bool,
+) -> bool {
+    let bare = path.way == Way::Broken(Cause::Address) && path.hop.is_none();
+    let others = judges.iter().filter(|(k, _)| k.uplink == key.uplink && k.family != key.family);
+    let well = others.filter_map(|(_, judge)| judge.comeback().well_since());
+    bare && well.min().is_some_and(enough)
 }
 
 /// All paths with their names, the most preferred uplink first.
@@ -646,7 +659,7 @@ fn target_way(snapshot: Option<&Snapshot>, path: &Path, mode: Mode) -> TargetWay
         return if used == Some(hop) { TargetWay::Stands } else { TargetWay::Elsewhere };
     }
     let route = own_defaults(snapshot, path.family)
-        .any(|route| route.table() == probe_table(hop.link) && route.hop() == hop);
+        .any(|route| route.table() == probe_table(hop.link) && route.legs().lead_to(hop));
     let rules: Vec<OwnRule> = snapshot.rules.iter().filter_map(OwnRule::claim).collect();
     let stands = |target: IpAddr| {
         path.source.is_some_and(|source| {

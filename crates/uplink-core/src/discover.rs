@@ -12,7 +12,7 @@ use crate::own::OwnRoute;
 use crate::policy::{Match, Need, Policy, Target, UplinkPolicy};
 use crate::snapshot::{
     Address, Attributes, Family, Hop, Link, LinkIndex, LinkKind, Mac, PciPort, Prefix, Route, RouteKind,
-    Snapshot, TABLE_MAIN, protocol,
+    Snapshot, TABLE_MAIN, Weight, protocol,
 };
 use crate::status::{Cause, GatewaySource};
 
@@ -28,6 +28,8 @@ pub struct Uplink {
     pub interface: Option<String>,
     /// That interface's number.
     pub link: Option<LinkIndex>,
+    /// Its share among the members of a multipath pin.
+    pub weight: Weight,
     /// It was named by the operator or, where nothing is, is a BlueField port: waited for, and shown while
     /// missing.
     pub expected: bool,
@@ -357,6 +359,7 @@ impl Candidate<'_> {
             tier: self.tier,
             interface: link.map(|link| link.name.clone()),
             link: link.map(|link| link.index),
+            weight: self.policy.map_or(Weight::ONE, |policy| policy.weight),
             expected: self.expected,
             paths,
         }
@@ -698,5 +701,5 @@ fn is_representor(port: &PciPort) -> bool {
 
 /// The own default routes in the snapshot.
 pub fn own_defaults(snapshot: &Snapshot, family: Family) -> impl Iterator<Item = OwnRoute> + '_ {
-    snapshot.routes.iter().filter(move |route| route.family == family).flat_map(OwnRoute::legs)
+    snapshot.routes.iter().filter(move |route| route.family == family).filter_map(OwnRoute::claim)
 }

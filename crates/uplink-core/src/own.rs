@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::marks::OwnMarks;
 use crate::snapshot::{
-    Attributes, Family, Hop, LinkIndex, Mark, Prefix, Route, RouteKind, Rule, TABLE_MAIN, protocol,
+    Attributes, Family, Hop, LinkIndex, Mark, Prefix, Route, RouteKind, Rule, TABLE_MAIN, Weight, protocol,
 };
 
 /// The table for the pin in placement `table`.
@@ -44,7 +44,7 @@ pub const fn probe_table(link: LinkIndex) -> u32 {
 pub enum Op {
     /// Add this route; refuse if one stands at its metric (`NLM_F_CREATE|NLM_F_EXCL`).
     AddRoute(OwnRoute),
-    /// Delete this route, naming protocol, table, metric, gateway and interface.
+    /// Delete this route, naming protocol, table, metric, and gateway and interface of each hop.
     DeleteRoute(OwnRoute),
     /// Add this rule behind all others of its preference, even if the same one stands before them: so
     /// their order can be mended without a moment in which one is missing.
@@ -93,13 +93,77 @@ impl Op {
     }
 }
 
-/// A route of ours: always unicast, always with our protocol number, always one hop.
+/// One hop of a route of ours, and its share.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Leg {
+    /// Where it leads.
+    pub hop: Hop,
+    /// Its share of the flows.
+    pub weight: Weight,
+}
+
+/// Where a route of ours leads: one hop, or several in a multipath route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Legs {
+    first: Leg,
+    others: Vec<Leg>,
+}
+
+impl Legs {
+    /// These hops in an order that depends on nothing else, each once; none if there is none. The share
+    /// of a single one is the whole.
+    #[must_use]
+    pub fn of(legs: impl IntoIterator<Item = Leg>) -> Option<Self> {
+        let mut legs: Vec<Leg> = legs.into_iter().collect();
+        legs.sort();
+        legs.dedup_by(|one, other| one.hop == other.hop);
+        Self::in_order(legs)
+    }
+
+    fn in_order(legs: Vec<Leg>) -> Option<Self> {
+        let mut legs = legs.into_iter();
+        let first = legs.next()?;
+        let others: Vec<Leg> = legs.collect();
+        Some(if others.is_empty() { Self::from(first.hop) } else { Self { first, others } })
+    }
+
+    /// All of them, at least one.
+    pub fn iter(&self) -> impl Iterator<Item = &Leg> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// The first of them.
+    #[must_use]
+    pub const fn first(&self) -> &Leg {
+        &self.first
+    }
+
+    /// The only hop, if it is one.
+    #[must_use]
+    pub fn single(&self) -> Option<&Hop> {
+        self.others.is_empty().then_some(&self.first.hop)
+    }
+
+    /// Whether one of them leads there.
+    #[must_use]
+    pub fn lead_to(&self, hop: &Hop) -> bool {
+        self.iter().any(|leg| leg.hop == *hop)
+    }
+}
+
+impl From<Hop> for Legs {
+    fn from(hop: Hop) -> Self {
+        Self { first: Leg { hop, weight: Weight::ONE }, others: Vec::new() }
+    }
+}
+
+/// A route of ours: always unicast, always with our protocol number, always with a hop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnRoute {
     family: Family,
     table: u32,
     metric: u32,
-    hop: Hop,
+    legs: Legs,
     attributes: Attributes,
 }
 
@@ -107,37 +171,44 @@ impl OwnRoute {
     /// A default route of ours to be made. A metric of 0 becomes 1: 0 is a wildcard in an IPv4
     /// delete and means 1024 in IPv6.
     #[must_use]
-    pub fn new(family: Family, table: u32, metric: u32, hop: Hop, attributes: Attributes) -> Self {
-        Self { family, table, metric: metric.max(1), hop, attributes }
+    pub fn new(
+        family: Family,
+        table: u32,
+        metric: u32,
+        legs: impl Into<Legs>,
+        attributes: Attributes,
+    ) -> Self {
+        Self { family, table, metric: metric.max(1), legs: legs.into(), attributes }
     }
 
-    /// The route as ours, if it carries our protocol number and has the form that we make.
+    /// The route as ours, if it carries our protocol number and has the form that we make. Its hops stay
+    /// in the kernel's order, in which an IPv4 delete must name them (`fib_nh_match` in
+    /// net/ipv4/fib_semantics.c).
+    ///
+    /// In IPv6 some of several hops may be another program's: the kernel joins what is appended at the
+    /// same metric, and shows one protocol for all.
     #[must_use]
     pub fn claim(route: &Route) -> Option<Self> {
-        match Self::legs(route).as_slice() {
-            [leg] => Some(leg.clone()),
-            _ => None,
-        }
-    }
-
-    /// The route as ours, hop by hop. It has several where IPv6 joined ours with a route that another
-    /// program appended at the same metric: deleting names the protocol, which the kernel keeps for
-    /// each hop, so that only ours can go.
-    #[must_use]
-    pub fn legs(route: &Route) -> Vec<Self> {
         let ours =
             route.protocol == protocol::UPLINKD && route.is_default() && route.metric > 0 && route.tos == 0;
         if !ours || route.kind != RouteKind::Unicast {
-            return Vec::new();
+            return None;
         }
-        let leg = |hop: &Hop| Self {
+        let weights = route.weights.iter().copied().chain(std::iter::repeat(Weight::ONE));
+        let legs = route.hops.iter().cloned().zip(weights).map(|(hop, weight)| Leg { hop, weight });
+        Some(Self {
             family: route.family,
             table: route.table,
             metric: route.metric,
-            hop: hop.clone(),
+            legs: Legs::in_order(legs.collect())?,
             attributes: route.attributes.clone(),
-        };
-        route.hops.iter().map(leg).collect()
+        })
+    }
+
+    /// The route hop by hop. So IPv6 deletes it: each delete names our protocol, which the kernel keeps
+    /// for each hop, and what another program appended stays.
+    pub fn hop_by_hop(&self) -> impl Iterator<Item = Self> {
+        self.legs.iter().map(|leg| Self { legs: leg.hop.clone().into(), ..self.clone() })
     }
 
     /// Its family.
@@ -160,8 +231,14 @@ impl OwnRoute {
 
     /// Where it leads.
     #[must_use]
-    pub const fn hop(&self) -> &Hop {
-        &self.hop
+    pub const fn legs(&self) -> &Legs {
+        &self.legs
+    }
+
+    /// Whether it leads there and nowhere else.
+    #[must_use]
+    pub fn leads_to(&self, hop: &Hop) -> bool {
+        self.legs.single() == Some(hop)
     }
 
     /// What it copied from the foreign default route of its path.
@@ -347,13 +424,27 @@ impl fmt::Display for Op {
     }
 }
 
+impl fmt::Display for Legs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Leg { hop, weight } in self.iter() {
+            if self.single().is_none() {
+                f.write_str(" nexthop")?;
+            }
+            if let Some(gateway) = hop.gateway {
+                write!(f, " via {gateway}")?;
+            }
+            write!(f, " ifindex {}", hop.link.0)?;
+            if self.single().is_none() {
+                write!(f, " weight {weight}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for OwnRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} default", self.family)?;
-        if let Some(gateway) = self.hop.gateway {
-            write!(f, " via {gateway}")?;
-        }
-        write!(f, " ifindex {}", self.hop.link.0)?;
+        write!(f, "{} default{}", self.family, self.legs)?;
         if self.table != TABLE_MAIN {
             write!(f, " table {}", self.table)?;
         }

@@ -101,7 +101,7 @@ pub(crate) fn left(snapshot: &Snapshot, family: Family) -> Vec<PathWay> {
     let marked = table(snapshot, family).into_iter().flat_map(|table| &table.uplinks);
     let ways = marked.filter(|marked| is_there(marked.link)).filter_map(|marked| {
         let route = own_defaults(snapshot, family).find(|route| route.table() == probe_table(marked.link))?;
-        let (hop, attributes) = (route.hop().clone(), route.attributes().clone());
+        let (hop, attributes) = (route.legs().single()?.clone(), route.attributes().clone());
         Some(PathWay { hop, attributes, sources: Vec::new(), keep_only: true })
     });
     ways.collect()

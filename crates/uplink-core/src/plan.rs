@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::discover::{foreign_defaults, has_dpu_port, own_defaults};
-use crate::own::{Op, OwnRoute, OwnRule, RuleForm, TABLE_PIN, probe_table};
+use crate::own::{Legs, Op, OwnRoute, OwnRule, RuleForm, TABLE_MAIN_OR_PIN, TABLE_PIN, probe_table};
 use crate::paths::{self, PathWay};
 use crate::policy::{PathRules, Placement, Policy};
 use crate::snapshot::{
@@ -19,11 +19,11 @@ const USUAL_METRIC: u32 = 100;
 /// Where a family's default route should lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// Through this interface, to this next hop.
-    pub hop: Hop,
+    /// By these hops.
+    pub legs: Legs,
     /// With these attributes.
     pub attributes: Attributes,
-    /// The path cannot be used now: a pin that leads there stays, but none is made.
+    /// None of it can be used now: a pin that leads there stays, but none is made.
     pub keep_only: bool,
     /// The lowest metric with room below that a foreign default route was ever seen with. Its owner
     /// may be about to lay it anew, and must not find its place taken.
@@ -33,6 +33,16 @@ pub struct Wanted {
     pub plain: Option<u32>,
     /// A metric of the main table that the kernel says is taken, though nothing is seen there.
     pub taken: Option<u32>,
+    /// The pin that this process laid last: of its hops it is certain that they are ours.
+    pub laid: Option<OwnRoute>,
+}
+
+impl Wanted {
+    /// Whether a pin leads there. If none of it can be used, it is enough that some of it is the same.
+    fn is_led_to(&self, pin: &OwnRoute) -> bool {
+        let partly = || pin.legs().iter().any(|leg| self.legs.lead_to(&leg.hop));
+        *pin.legs() == self.legs || (self.keep_only && partly())
+    }
 }
 
 /// A target that is to be asked by a path's own way.
@@ -73,7 +83,7 @@ pub fn plan(
     ways: &[ProbeWay],
     path_ways: &[PathWay],
 ) -> Plan {
-    let table = Table::read(snapshot, family);
+    let table = Table::read(snapshot, family, wanted);
     let ways = uplink_ways(snapshot, family, ways, path_ways);
     let bits = match policy.path_rules {
         PathRules::On(bits) if snapshot.tracking.in_use => Some(bits),
@@ -95,10 +105,10 @@ pub(crate) fn plain_metric(snapshot: &Snapshot, policy: &Policy, family: Family)
 /// The pin that decides lookups now.
 #[must_use]
 pub fn current_pin(snapshot: &Snapshot, family: Family) -> Option<OwnRoute> {
-    let table = Table::read(snapshot, family);
-    let place =
-        if table.rules.iter().any(|rule| rule.form() == RuleForm::Pin) { TABLE_PIN } else { TABLE_MAIN };
-    table.pins.into_iter().filter(|pin| pin.table() == place).min_by_key(OwnRoute::metric)
+    let rules = snapshot.rules.iter().filter(|rule| rule.family == family).filter_map(OwnRule::claim);
+    let in_table = rules.into_iter().any(|rule| rule.form() == RuleForm::Pin);
+    let place = if in_table { TABLE_PIN } else { TABLE_MAIN };
+    own_defaults(snapshot, family).filter(|pin| pin.table() == place).min_by_key(OwnRoute::metric)
 }
 
 /// One family's default routes and our rules, as the kernel has them.
@@ -107,8 +117,8 @@ struct Table<'a> {
     foreign: Vec<&'a Route>,
     /// Own routes in the main table and the pin's table.
     pins: Vec<OwnRoute>,
-    /// The metric of a pin that the kernel joined a foreign route with.
-    shared: Option<u32>,
+    /// The lowest metric in the main table at which the kernel may have joined a foreign route with ours.
+    joined: Option<u32>,
     rules: Vec<OwnRule>,
 }
 
@@ -121,15 +131,15 @@ enum Place {
 }
 
 impl<'a> Table<'a> {
-    fn read(snapshot: &'a Snapshot, family: Family) -> Self {
+    fn read(snapshot: &'a Snapshot, family: Family, wanted: Option<&Wanted>) -> Self {
         let rules = snapshot.rules.iter().filter(|rule| rule.family == family).filter_map(OwnRule::claim);
+        let own = own_defaults(snapshot, family).filter(|route| TABLE_MAIN_OR_PIN.contains(&route.table()));
+        let (joined, whole): (Vec<_>, Vec<_>) = own.partition(|route| may_be_joined(route, wanted));
         Self {
             family,
             foreign: foreign_defaults(snapshot, family).collect(),
-            pins: own_defaults(snapshot, family)
-                .filter(|route| matches!(route.table(), TABLE_MAIN | TABLE_PIN))
-                .collect(),
-            shared: shared_metric(snapshot, family),
+            joined: joined.iter().map(OwnRoute::metric).min(),
+            pins: whole.into_iter().chain(joined.iter().flat_map(OwnRoute::hop_by_hop)).collect(),
             rules: rules.collect(),
         }
     }
@@ -145,7 +155,7 @@ impl<'a> Table<'a> {
     fn lead(&self, placement: Placement, wanted: Option<&Wanted>) -> (Vec<Op>, Option<Aside>) {
         // A pin that leads there already stays when others come to lead there, too: one of them may be
         // gone for the moment of a renewal only.
-        let needed = |wanted: &&Wanted| !self.foreign_lead_to(&wanted.hop) || self.pinned_to(&wanted.hop);
+        let needed = |wanted: &&Wanted| !self.foreign_lead_to(&wanted.legs) || self.pinned_to(wanted);
         let Some(wanted) = wanted.filter(needed) else { return (self.remove_all(), None) };
         let ops = match self.placement(placement, wanted.below) {
             // The way back from `table`: our rules go only when main leads where they do.
@@ -154,7 +164,7 @@ impl<'a> Table<'a> {
                 .map(|pin| [pin, self.remove_rules(), self.remove(TABLE_PIN)].concat()),
             // In vain: it stays for the time when the route that refuses is not the best any more.
             Some(Place::Table) if self.refuses() => {
-                let leads = self.pinned_to(&wanted.hop);
+                let leads = self.pinned_to(wanted);
                 return (if leads { Vec::new() } else { self.remove_all() }, Some(Aside::Refused));
             }
             Some(Place::Table) => self
@@ -162,7 +172,7 @@ impl<'a> Table<'a> {
                 .map(|pin| [pin, self.add_rules(), self.remove(TABLE_MAIN)].concat()),
             None => {
                 // A pin that led elsewhere would be tended by nobody.
-                let leads = self.decides().is_some_and(|pin| *pin.hop() == wanted.hop);
+                let leads = self.decides().is_some_and(|pin| wanted.is_led_to(pin));
                 return (if leads { Vec::new() } else { self.remove_all() }, Some(Aside::NoRoom));
             }
         };
@@ -170,19 +180,19 @@ impl<'a> Table<'a> {
     }
 
     /// Whether a lookup without our pin would go where it should.
-    fn foreign_lead_to(&self, hop: &Hop) -> bool {
-        let Some(best) = self.foreign.first() else { return false };
+    fn foreign_lead_to(&self, legs: &Legs) -> bool {
+        let (Some(best), Some(hop)) = (self.foreign.first(), legs.single()) else { return false };
         // Among equals the kernel chooses, not we.
         let equals = self.foreign.iter().take_while(|route| route.metric == best.metric);
         equals.into_iter().all(|route| route.single_hop() == Some(hop))
     }
 
     /// Whether a pin that outranks the foreign routes leads where it should.
-    fn pinned_to(&self, hop: &Hop) -> bool {
+    fn pinned_to(&self, wanted: &Wanted) -> bool {
         let outranks = |pin: &OwnRoute| {
             pin.table() == TABLE_PIN || self.lowest().is_none_or(|lowest| pin.metric() < lowest)
         };
-        self.pins.iter().any(|pin| pin.hop() == hop && outranks(pin))
+        self.pins.iter().any(|pin| wanted.is_led_to(pin) && outranks(pin))
     }
 
     /// The pin that lookups go by.
@@ -207,7 +217,7 @@ impl<'a> Table<'a> {
 
     /// The lowest metric in the main table that a foreign default route stands at.
     fn lowest(&self) -> Option<u32> {
-        self.foreign.first().map(|route| route.metric).into_iter().chain(self.shared).min()
+        self.foreign.first().map(|route| route.metric).into_iter().chain(self.joined).min()
     }
 
     fn placement(&self, placement: Placement, below: Option<u32>) -> Option<Place> {
@@ -230,10 +240,11 @@ impl<'a> Table<'a> {
         pins.sort_by_key(|pin| pin.metric());
         let highest = free.into_iter().fold(1, u32::max);
         let fits = |pin: &OwnRoute| {
-            *pin.hop() == wanted.hop
+            wanted.is_led_to(pin)
                 && pin.metric() <= highest
                 && (wanted.keep_only || *pin.attributes() == wanted.attributes)
         };
+        let delete = |pins: Vec<&OwnRoute>| delete_pins(pins, &wanted.legs);
         if let Some(good) = pins.iter().position(|pin| fits(pin)) {
             pins.remove(good);
             return Some(delete(pins));
@@ -242,24 +253,24 @@ impl<'a> Table<'a> {
             return None;
         }
         // A crash between an add and a delete leaves two: the one that decides lookups stays longest.
-        let decides = pins.first().copied();
-        let spare: Vec<&OwnRoute> = pins.into_iter().skip(1).collect();
+        let best = pins.first().map(|pin| pin.metric());
+        let (decide, spare) = pins.into_iter().partition(|pin| Some(pin.metric()) == best);
         let is_free = |metric: &u32| {
             *metric > 0
                 && wanted.taken.filter(|_| table == TABLE_MAIN) != Some(*metric)
-                && decides.is_none_or(|pin| pin.metric() != *metric)
+                && best != Some(*metric)
         };
         let metric = free.into_iter().find(is_free);
         let new = OwnRoute::new(
             self.family,
             table,
             metric.unwrap_or(highest),
-            wanted.hop.clone(),
+            wanted.legs.clone(),
             wanted.attributes.clone(),
         );
         let mut ops = delete(spare);
         ops.push(Op::AddRoute(new));
-        ops.extend(delete(decides.into_iter().collect()));
+        ops.extend(delete(decide));
         Some(ops)
     }
 
@@ -294,8 +305,23 @@ impl<'a> Table<'a> {
     }
 
     fn remove(&self, table: u32) -> Vec<Op> {
-        self.pins.iter().filter(|pin| pin.table() == table).cloned().map(Op::DeleteRoute).collect()
+        self.pins.iter().filter(|pin| pin.table() == table).flat_map(delete_whole).collect()
     }
+}
+
+/// Whether some of the hops in the main table may be another program's. IPv6 joins a route that is appended
+/// at our pin's metric with it into one of several hops. Of what this process laid it is known which are ours; of what
+/// it found, it is not, unless it is just what is wanted: then it can stay. Where there is no room below it
+/// to evade to, it is taken for ours.
+fn may_be_joined(route: &OwnRoute, wanted: Option<&Wanted>) -> bool {
+    let known = wanted.and_then(|wanted| wanted.laid.as_ref()).is_some_and(|laid| {
+        (laid.table(), laid.metric()) == (TABLE_MAIN, route.metric())
+            && route.legs().iter().all(|leg| laid.legs().lead_to(&leg.hop))
+    });
+    let as_wanted = wanted.is_some_and(|wanted| *route.legs() == wanted.legs);
+    let several = route.legs().single().is_none();
+    let joins = route.family() == Family::Ipv6 && route.table() == TABLE_MAIN && several;
+    joins && !known && !as_wanted && has_room_below(route.metric())
 }
 
 /// Why a foreign default route is none that we outrank: somebody meant it.
@@ -335,17 +361,20 @@ pub(crate) const fn has_room_below(metric: u32) -> bool {
     metric >= 3
 }
 
-/// IPv6 joins a route that is appended at our pin's metric with it into one of several hops: the
-/// metric is a foreign route's, too.
-fn shared_metric(snapshot: &Snapshot, family: Family) -> Option<u32> {
-    let joined = |route: &&Route| route.family == family && OwnRoute::legs(route).len() > 1;
-    snapshot
-        .routes
-        .iter()
-        .filter(|route| route.table == TABLE_MAIN)
-        .filter(joined)
-        .map(|route| route.metric)
-        .min()
+/// Deletes pins. Where lookups can see them go hop by hop, the hops that are wanted go last.
+fn delete_pins(pins: Vec<&OwnRoute>, wanted: &Legs) -> Vec<Op> {
+    let lead_on = |route: &OwnRoute| route.legs().iter().any(|leg| wanted.lead_to(&leg.hop));
+    let mut ops: Vec<Op> = pins.into_iter().flat_map(delete_whole).collect();
+    ops.sort_by_key(|op| matches!(op, Op::DeleteRoute(route) if lead_on(route)));
+    ops
+}
+
+/// Deletes a route in one step in IPv4, and hop by hop in IPv6, where each is a route of its own.
+fn delete_whole(route: &OwnRoute) -> Vec<Op> {
+    match route.family() {
+        Family::Ipv4 => vec![Op::DeleteRoute(route.clone())],
+        Family::Ipv6 => route.hop_by_hop().map(Op::DeleteRoute).collect(),
+    }
 }
 
 fn delete(pins: Vec<&OwnRoute>) -> Vec<Op> {
@@ -356,7 +385,8 @@ fn delete(pins: Vec<&OwnRoute>) -> Vec<Op> {
 /// judge.
 fn uplink_ways(snapshot: &Snapshot, family: Family, ways: &[ProbeWay], path_ways: &[PathWay]) -> Vec<Op> {
     let routes: Vec<OwnRoute> = own_defaults(snapshot, family)
-        .filter(|route| !matches!(route.table(), TABLE_MAIN | TABLE_PIN))
+        .filter(|route| !TABLE_MAIN_OR_PIN.contains(&route.table()))
+        .flat_map(|route| route.hop_by_hop().collect::<Vec<_>>())
         .collect();
     let rules: Vec<OwnRule> = snapshot
         .rules
@@ -418,7 +448,7 @@ fn decides(routes: &[OwnRoute], table: u32) -> Option<&OwnRoute> {
 fn free_metric(routes: &[OwnRoute], hop: &Hop, attributes: &Attributes) -> u32 {
     let table = probe_table(hop.link);
     let leads =
-        |route: &&OwnRoute| route.table() == table && route.hop() == hop && route.attributes() == attributes;
+        |route: &&OwnRoute| route.table() == table && route.leads_to(hop) && route.attributes() == attributes;
     let taken = decides(routes, table).map(OwnRoute::metric);
     routes.iter().find(leads).map_or(if taken == Some(1) { 2 } else { 1 }, OwnRoute::metric)
 }

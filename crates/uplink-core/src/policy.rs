@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::{Mac, PciAddress};
+use crate::snapshot::{Mac, PciAddress, Weight};
 
 /// The configuration. Its default is what a host without a configuration file gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,9 @@ pub struct Policy {
     pub placement: Placement,
     /// Whether what came in through an uplink is answered through it.
     pub path_rules: PathRules,
+    /// Whether the default route is one uplink's of a tier, or all its uplinks'.
+    #[serde(default)]
+    pub within_tier: WithinTier,
     /// Uplinks the operator named, in the order of the file.
     pub uplinks: Vec<UplinkPolicy>,
 }
@@ -44,6 +47,7 @@ impl Default for Policy {
             preempt: Preempt::Always,
             placement: Placement::Auto,
             path_rules: PathRules::default(),
+            within_tier: WithinTier::First,
             uplinks: Vec::new(),
         }
     }
@@ -109,6 +113,17 @@ impl Default for PathRules {
     }
 }
 
+/// What becomes of several working uplinks of one tier.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WithinTier {
+    /// The first one carries the default route; the others wait.
+    #[default]
+    First,
+    /// All of them carry it, in one multipath route.
+    Multipath,
+}
+
 /// An uplink that the operator named.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UplinkPolicy {
@@ -118,6 +133,9 @@ pub struct UplinkPolicy {
     pub matching: Match,
     /// Its preference; lower wins, 1 is the lowest.
     pub tier: u32,
+    /// Its share among the uplinks of its tier in a multipath route.
+    #[serde(default = "one")]
+    pub weight: Weight,
     /// Its gateways, at most one per family.
     pub gateways: Vec<IpAddr>,
     /// What must answer behind the gateway.
@@ -126,6 +144,10 @@ pub struct UplinkPolicy {
     pub need: Need,
     /// How often each target is asked.
     pub interval: Duration,
+}
+
+const fn one() -> Weight {
+    Weight::ONE
 }
 
 /// How an interface is recognised.

@@ -366,6 +366,9 @@ pub struct Route {
     /// Its hops are those of a next-hop object (`RTA_NH_ID`).
     #[serde(default)]
     pub by_object: bool,
+    /// The shares of several hops, in their order. Empty for one hop or none.
+    #[serde(default)]
+    pub weights: Vec<Weight>,
     /// What should be copied when a pin takes its place.
     pub attributes: Attributes,
 }
@@ -438,12 +441,60 @@ pub enum RouteKind {
 }
 
 /// One way that a route leads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Hop {
     /// Through this interface.
     pub link: LinkIndex,
     /// To this next hop; none if the destination itself is on the link. May be of the other family.
     pub gateway: Option<IpAddr>,
+}
+
+/// A hop's share of a multipath route: the kernel gives it so many of the sum's flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u16", into = "u16")]
+pub struct Weight(
+    /// As `rtnh_hops` has it (`linux/rtnetlink.h`): one less.
+    u8,
+);
+
+impl Weight {
+    /// An equal share.
+    pub const ONE: Self = Self(0);
+    /// The largest.
+    pub const MAX: Self = Self(u8::MAX);
+
+    /// From the number in a kernel's message (`rtnh_hops`).
+    #[must_use]
+    pub const fn from_kernel(rtnh_hops: u8) -> Self {
+        Self(rtnh_hops)
+    }
+
+    /// The number for a kernel's message (`rtnh_hops`).
+    #[must_use]
+    pub const fn for_kernel(self) -> u8 {
+        self.0
+    }
+}
+
+impl fmt::Display for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&u16::from(*self), f)
+    }
+}
+
+impl From<Weight> for u16 {
+    fn from(weight: Weight) -> Self {
+        Self::from(weight.0) + 1
+    }
+}
+
+impl TryFrom<u16> for Weight {
+    type Error = String;
+
+    fn try_from(weight: u16) -> Result<Self, Self::Error> {
+        let one_less = weight.checked_sub(1).and_then(|less| u8::try_from(less).ok());
+        one_less.map(Self).ok_or_else(|| format!("{weight} is not a weight from 1 to 256"))
+    }
 }
 
 /// What a pin copies from the foreign default route of its path.
@@ -458,6 +509,40 @@ pub struct Attributes {
     pub metrics: BTreeMap<u16, u32>,
     /// Congestion control algorithm (`RTAX_CC_ALGO`).
     pub congestion_control: Option<String>,
+}
+
+/// `RTAX_MTU` and `RTAX_ADVMSS` (`linux/rtnetlink.h`): sizes, of which a smaller one fits wherever a
+/// larger one does.
+const SIZES: [u16; 2] = [2, 8];
+
+impl Attributes {
+    /// What a route by all of these ways can say, for it says it once for all its hops: the smallest of
+    /// the sizes, of the rest what all agree on. That a gateway is on the link is true for each whose
+    /// subnet says so, too.
+    #[must_use]
+    pub fn common<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
+        all.into_iter().cloned().reduce(|one, other| one.with(&other)).unwrap_or_default()
+    }
+
+    fn with(self, other: &Self) -> Self {
+        let mut metrics = BTreeMap::new();
+        for (kind, mine) in self.metrics.iter().chain(&other.metrics) {
+            let (one, two) = (self.metrics.get(kind), other.metrics.get(kind));
+            if SIZES.contains(kind) {
+                metrics.entry(*kind).and_modify(|size: &mut u32| *size = *mine.min(size)).or_insert(*mine);
+            } else if one == two {
+                metrics.insert(*kind, *mine);
+            }
+        }
+        Self {
+            source: self.source.filter(|source| other.source == Some(*source)),
+            onlink: self.onlink || other.onlink,
+            metrics,
+            congestion_control: self
+                .congestion_control
+                .filter(|name| other.congestion_control.as_ref() == Some(name)),
+        }
+    }
 }
 
 /// A policy rule.

@@ -35,9 +35,10 @@ pub struct Status {
 pub struct FamilyStatus {
     /// The family.
     pub family: Family,
-    /// The name of the elected uplink.
-    pub elected: Option<String>,
-    /// Why that one, or why none.
+    /// The names of the elected uplinks, the most preferred first: none, one, or the members of a
+    /// multipath pin.
+    pub elected: Vec<String>,
+    /// Why these, or why none.
     pub reason: Reason,
     /// Since when.
     pub since: Instant,
@@ -276,6 +277,10 @@ pub enum Reason {
     TakenOver,
     /// The path elected before went down.
     Fell(Cause),
+    /// A member of the multipath pin went down, the others carry on.
+    MemberFell(Cause),
+    /// One more path of the tier has proved itself, and is a member of the multipath pin now.
+    MemberJoined,
     /// The path elected before does not exist any more.
     Gone,
     /// More preferred than the one elected before, and it has proved itself.
@@ -293,6 +298,8 @@ impl fmt::Display for Reason {
             Self::First => f.write_str("first decision"),
             Self::TakenOver => f.write_str("taken over from the process before"),
             Self::Fell(cause) => write!(f, "the path before went down: {cause}"),
+            Self::MemberFell(cause) => write!(f, "a member went down: {cause}"),
+            Self::MemberJoined => f.write_str("a member of the tier has proved itself"),
             Self::Gone => f.write_str("the path before is gone"),
             Self::Preferred => f.write_str("it is preferred and has proved itself"),
             Self::FirstToAnswer => f.write_str("first to answer after none did"),
@@ -341,6 +348,12 @@ impl fmt::Display for Aside {
     }
 }
 
+/// Elected uplinks as people read them: `none`, `dpu`, or `dpu-a + dpu-b`.
+#[must_use]
+pub fn names(elected: &[String]) -> String {
+    if elected.is_empty() { "none".to_owned() } else { elected.join(" + ") }
+}
+
 /// A notice and its moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
@@ -367,14 +380,14 @@ pub enum Notice {
         /// Time since the last sign of life, if there ever was one.
         silent_for: Option<Duration>,
     },
-    /// Another path is elected.
+    /// Other paths are elected.
     Elected {
         /// The family.
         family: Family,
-        /// The uplink elected before.
-        before: Option<String>,
-        /// The uplink elected now.
-        now: Option<String>,
+        /// The uplinks elected before.
+        before: Vec<String>,
+        /// The uplinks elected now.
+        now: Vec<String>,
         /// Why.
         reason: Reason,
     },
@@ -467,8 +480,7 @@ impl fmt::Display for Notice {
                 }
             }
             Self::Elected { family, before, now, reason } => {
-                let name = |uplink: &Option<String>| uplink.clone().unwrap_or_else(|| "none".to_owned());
-                write!(f, "{family}: elected {} → {}: {reason}", name(before), name(now))
+                write!(f, "{family}: elected {} → {}: {reason}", names(before), names(now))
             }
             Self::Gateway { uplink, family, gateway: Some(gateway), learned } => {
                 write!(f, "{uplink} {family}: gateway {gateway}")?;

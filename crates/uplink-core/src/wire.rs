@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::own::OwnRoute;
+use crate::own::{Leg, OwnRoute};
 use crate::policy::{Mode, Target};
 use crate::snapshot::Family;
 use crate::status::{
@@ -49,8 +49,10 @@ pub struct Status {
 pub struct Election {
     /// The family.
     pub family: Family,
-    /// The name of the elected uplink.
+    /// The name of the elected uplink; of several, the most preferred.
     pub elected: Option<String>,
+    /// The names of all that are elected: more than one are the members of a multipath pin.
+    pub members: Vec<String>,
     /// Why, as a word.
     pub reason: String,
     /// Why, as a sentence.
@@ -78,10 +80,23 @@ pub struct Pin {
     pub table: u32,
     /// Its metric.
     pub metric: u32,
+    /// The next hop; of several, the first.
+    pub gateway: Option<IpAddr>,
+    /// The number of the interface it leads through; of several, the first.
+    pub ifindex: u32,
+    /// All its hops: one, or several in a multipath route.
+    pub hops: Vec<PinHop>,
+}
+
+/// A hop of our default route; see [`Leg`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinHop {
     /// The next hop.
     pub gateway: Option<IpAddr>,
     /// The number of the interface it leads through.
     pub ifindex: u32,
+    /// Its share of the flows.
+    pub weight: u16,
 }
 
 /// See [`UplinkStatus`].
@@ -182,7 +197,8 @@ impl From<&FamilyStatus> for Election {
     fn from(family: &FamilyStatus) -> Self {
         Self {
             family: family.family,
-            elected: family.elected.clone(),
+            elected: family.elected.first().cloned(),
+            members: family.elected.clone(),
             reason: reason_word(family.reason).to_owned(),
             reason_text: family.reason.to_string(),
             since_us: micros(family.since),
@@ -200,9 +216,16 @@ impl From<&OwnRoute> for Pin {
         Self {
             table: route.table(),
             metric: route.metric(),
-            gateway: route.hop().gateway,
-            ifindex: route.hop().link.0,
+            gateway: route.legs().first().hop.gateway,
+            ifindex: route.legs().first().hop.link.0,
+            hops: route.legs().iter().map(PinHop::from).collect(),
         }
+    }
+}
+
+impl From<&Leg> for PinHop {
+    fn from(leg: &Leg) -> Self {
+        Self { gateway: leg.hop.gateway, ifindex: leg.hop.link.0, weight: leg.weight.into() }
     }
 }
 
@@ -292,7 +315,7 @@ impl<'a> Subject<'a> {
     pub fn of(notice: &'a Notice) -> Self {
         let (kind, uplink, family) = match notice {
             Notice::Health { uplink, family, .. } => ("health", Some(uplink), Some(*family)),
-            Notice::Elected { now, family, .. } => ("elected", now.as_ref(), Some(*family)),
+            Notice::Elected { now, family, .. } => ("elected", now.first(), Some(*family)),
             Notice::Gateway { uplink, family, .. } | Notice::LeavesGateway { uplink, family, .. } => {
                 ("gateway", Some(uplink), Some(*family))
             }
@@ -324,6 +347,8 @@ const fn reason_word(reason: Reason) -> &'static str {
         Reason::First => "first",
         Reason::TakenOver => "taken_over",
         Reason::Fell(_) => "fell",
+        Reason::MemberFell(_) => "member_fell",
+        Reason::MemberJoined => "member_joined",
         Reason::Gone => "gone",
         Reason::Preferred => "preferred",
         Reason::FirstToAnswer => "first_to_answer",

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -44,6 +44,8 @@ pub struct Route {
     pub mtu: Option<u32>,
     /// Number of its next hops; more than one only in a multipath route.
     pub hops: usize,
+    /// The interfaces of several next hops, and their weights.
+    pub shares: Vec<(String, u16)>,
     /// The gateway is taken to be on the link.
     pub onlink: bool,
 }
@@ -185,6 +187,7 @@ pub(crate) fn read_route(message: &RouteMessage, names: &mut Names) -> Option<Ro
         source: None,
         mtu: None,
         hops: 1,
+        shares: Vec::new(),
         onlink: header.flags.contains(RouteFlags::Onlink),
     };
     for attribute in &message.attributes {
@@ -205,7 +208,11 @@ fn read_attribute(attribute: &RouteAttribute, route: &mut Route, names: &mut Nam
         RouteAttribute::Priority(metric) => route.metric = *metric,
         RouteAttribute::PrefSource(source) => route.source = address(source),
         RouteAttribute::Table(table) => route.table = *table,
-        RouteAttribute::MultiPath(hops) => route.hops = hops.len(),
+        RouteAttribute::MultiPath(hops) => {
+            route.hops = hops.len();
+            let share = |hop: &RouteNextHop| (names.of(hop.interface_index), u16::from(hop.hops) + 1);
+            route.shares = hops.iter().map(share).collect();
+        }
         RouteAttribute::Metrics(metrics) => {
             route.mtu = metrics.iter().find_map(|metric| match metric {
                 RouteMetric::Mtu(mtu) => Some(*mtu),

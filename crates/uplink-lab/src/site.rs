@@ -1,5 +1,5 @@
-//! The usual lab: a worker with a port and a management interface, a gateway behind each, and an
-//! internet behind both.
+//! The usual lab: a worker with a port and a management interface, or more, a gateway behind each, and
+//! an internet behind all.
 //!
 //! ```text
 //! worker ─ port ══ cable ══ lan ─ gateway ─ wan ── to-port ─┐
@@ -30,7 +30,7 @@ const READY_BOUND: Duration = Duration::from_secs(5);
 /// One of the worker's uplinks: what it is called, its addresses, its cable, its gateway.
 #[derive(Debug)]
 pub struct Uplink {
-    /// The worker's interface: `port` or `mgmt`.
+    /// The worker's interface: `port`, `mgmt`, or the name of a further one.
     pub interface: &'static str,
     /// Its Ethernet address, the same after each plugging.
     pub mac: String,
@@ -61,6 +61,8 @@ pub struct Site {
     pub port: Uplink,
     /// Its management interface: 10.0.10.2/24 and fd00:10::2/64.
     pub mgmt: Uplink,
+    /// Further uplinks: `third`, `fourth`, `fifth`.
+    pub more: Vec<Uplink>,
     /// Everything behind the gateways; it has [`INTERNET4`] and [`INTERNET6`].
     pub internet: Host,
     /// The switch between the cables and the gateways where both uplinks are in one subnet.
@@ -74,9 +76,17 @@ pub struct SiteBuilder {
     default_routes: bool,
     port_plugged: bool,
     one_subnet: bool,
+    more: usize,
 }
 
 impl SiteBuilder {
+    /// The worker has so many further uplinks, at most three: 10.0.130.2/24 with metric 103, and so on.
+    #[must_use]
+    pub const fn more(mut self, count: usize) -> Self {
+        self.more = count;
+        self
+    }
+
     /// The worker has addresses, and no default routes.
     #[must_use]
     pub const fn without_default_routes(mut self) -> Self {
@@ -120,12 +130,14 @@ impl SiteBuilder {
         let port = PORT.build(&internet, switch.as_ref())?;
         let mgmt = if self.one_subnet { MGMT_BESIDE_PORT } else { MGMT };
         let mgmt = mgmt.build(&internet, switch.as_ref())?;
+        let more = MORE.iter().take(self.more).map(|plan| plan.build(&internet, None));
+        let more = more.collect::<Result<_>>()?;
         let worker = Host::new("worker")?;
         worker.sysctls(QUIET)?;
-        let site = Site { worker, port, mgmt, internet, switch };
+        let site = Site { worker, port, mgmt, more, internet, switch };
         site.route_back(self.one_subnet)?;
         let port = self.port_plugged.then_some(&site.port);
-        for uplink in port.into_iter().chain([&site.mgmt]) {
+        for uplink in port.into_iter().chain([&site.mgmt]).chain(&site.more) {
             site.plug(uplink)?;
             if !self.addresses {
                 continue;
@@ -153,7 +165,12 @@ impl Site {
     /// One that differs from the usual.
     #[must_use]
     pub const fn builder() -> SiteBuilder {
-        SiteBuilder { addresses: true, default_routes: true, port_plugged: true, one_subnet: false }
+        SiteBuilder { addresses: true, default_routes: true, port_plugged: true, one_subnet: false, more: 0 }
+    }
+
+    /// All uplinks: the port, management, and further ones.
+    pub fn uplinks(&self) -> impl Iterator<Item = &Uplink> {
+        [&self.port, &self.mgmt].into_iter().chain(&self.more)
     }
 
     /// Plugs an uplink's cable into the worker; the interface is up, without addresses.
@@ -246,7 +263,7 @@ impl Site {
         const RULES: &str = "add table ip lab; \
             add chain ip lab out { type nat hook postrouting priority srcnat; }; \
             add rule ip lab out oifname wan masquerade";
-        for uplink in [&self.port, &self.mgmt] {
+        for uplink in self.uplinks() {
             uplink.gateway.command("nft", &[RULES])?;
         }
         Ok(())
@@ -256,7 +273,7 @@ impl Site {
     fn route_back(&self, one_subnet: bool) -> Result<()> {
         let (length4, length6) = if one_subnet { (32, 128) } else { (24, 64) };
         let mut lines = format!("address add {INTERNET4}/32 dev lo\naddress add {INTERNET6}/128 dev lo\n");
-        for (uplink, net) in [(&self.port, 1), (&self.mgmt, 2)] {
+        for (uplink, net) in self.uplinks().zip(1..) {
             let (v4, v6) = if one_subnet {
                 (uplink.address4, uplink.address6)
             } else {
@@ -329,6 +346,13 @@ const MGMT: Plan = Plan { interface: "mgmt", number: 2, metric: 100, subnet: (10
 
 /// Management in the port's subnet.
 const MGMT_BESIDE_PORT: Plan = Plan { subnet: PORT.subnet, worker: 3, gateway4: 254, gateway6: 2, ..MGMT };
+
+/// Further uplinks.
+const MORE: [Plan; 3] = [
+    Plan { interface: "third", number: 3, metric: 103, subnet: (130, 0x130), ..PORT },
+    Plan { interface: "fourth", number: 4, metric: 104, subnet: (140, 0x140), ..PORT },
+    Plan { interface: "fifth", number: 5, metric: 105, subnet: (150, 0x150), ..PORT },
+];
 
 impl Plan {
     const fn v4(&self, last: u8) -> Ipv4Addr {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use uplink_core::policy::Mode;
 use uplink_core::snapshot::TABLE_MAIN;
-use uplink_core::status::{GatewaySource, Kind, PathRulesState};
+use uplink_core::status::{GatewaySource, Kind, PathRulesState, names};
 use uplink_core::wire::{Election, Path, PathRules, Pin, Status, TargetAnswer, Uplink};
 
 /// The whole status: decisions, uplinks, last changes.
@@ -44,7 +44,7 @@ fn head(status: &Status) -> String {
 /// One family: what is elected, since when, why; and the pin.
 fn election(family: &Election, status: &Status) -> String {
     let mut text = String::new();
-    let elected = family.elected.as_deref().unwrap_or("none");
+    let elected = names(&family.members);
     let since = span(status.now_us.saturating_sub(family.since_us));
     let _ = writeln!(text, "{}  {elected}, for {since}: {}", family.family, family.reason_text);
     if let Some(aside) = &family.aside_text {
@@ -76,8 +76,17 @@ fn pin(pin: &Pin) -> String {
         TABLE_MAIN => "main".to_owned(),
         other => other.to_string(),
     };
-    let gateway = pin.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
-    format!("pin in table {table}: default{gateway} ifindex {} metric {}", pin.ifindex, pin.metric)
+    let mut text = format!("pin in table {table}: default");
+    for hop in &pin.hops {
+        let gateway = hop.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+        // Writing to a string does not fail.
+        let _ = match pin.hops.len() {
+            1 => write!(text, "{gateway} ifindex {}", hop.ifindex),
+            _ => write!(text, " nexthop{gateway} ifindex {} weight {}", hop.ifindex, hop.weight),
+        };
+    }
+    let _ = write!(text, " metric {}", pin.metric);
+    text
 }
 
 /// All uplinks as a table, a line per path and a line per target.
@@ -238,11 +247,13 @@ mod tests {
         serde_json::from_value(json!({
             "now_us": 1_000_000_000_u64, "mode": "steer", "ready": true,
             "families": [
-                {"family": "ipv4", "elected": "dpu", "reason": "first", "reason_text": "first decision",
+                {"family": "ipv4", "elected": "dpu", "members": ["dpu", "dpu-b"], "reason": "first", "reason_text": "first decision",
                  "since_us": 20_000_000, "aside": null, "aside_text": null,
                  "path_rules": "connections", "path_rules_text": "by connection and by source address",
-                 "pin": {"table": 254, "metric": 98, "gateway": "10.0.120.1", "ifindex": 3}},
-                {"family": "ipv6", "elected": "mgmt", "reason": "fell",
+                 "pin": {"table": 254, "metric": 98, "gateway": "10.0.120.1", "ifindex": 3, "hops": [
+                     {"gateway": "10.0.120.1", "ifindex": 3, "weight": 2},
+                     {"gateway": "10.0.121.1", "ifindex": 4, "weight": 1}]}},
+                {"family": "ipv6", "elected": "mgmt", "members": ["mgmt"], "reason": "fell",
                  "reason_text": "the path before went down: gateway",
                  "since_us": 990_000_000, "pin": null, "aside": null, "aside_text": null},
             ],
@@ -277,8 +288,8 @@ mod tests {
             "\
 uplinkd steers
 
-ipv4  dpu, for 16 min: first decision
-      pin in table main: default via 10.0.120.1 ifindex 3 metric 98
+ipv4  dpu + dpu-b, for 16 min: first decision
+      pin in table main: default nexthop via 10.0.120.1 ifindex 3 weight 2 nexthop via 10.0.121.1 ifindex 4 weight 1 metric 98
       path rules: by connection and by source address
 ipv6  mgmt, for 10 s: the path before went down: gateway
       no pin is needed: the default routes lead there without

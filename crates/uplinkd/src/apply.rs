@@ -10,14 +10,15 @@ use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NLM_
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{AfSpecInet, AfSpecUnspec, LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteScope, RouteType, RouteVia,
+    RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags, RouteScope,
+    RouteType, RouteVia,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use nix::libc;
 use tracing::debug;
 use uplink_core::event::Outcome;
-use uplink_core::own::{Op, OwnRoute, OwnRule, RuleForm};
-use uplink_core::snapshot::{Attributes, Family, LinkIndex, Prefix, protocol};
+use uplink_core::own::{Leg, Op, OwnRoute, OwnRule, RuleForm};
+use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, Prefix, protocol};
 
 use crate::netlink::{RequestError, Requests, address_family};
 use crate::nftables::Nftables;
@@ -125,12 +126,16 @@ fn outcome(op: &Op, result: Result<(), RequestError>) -> Outcome {
 fn new_route(route: &OwnRoute) -> RouteMessage {
     let mut message = named_route(route);
     let Attributes { source, onlink, metrics: _, congestion_control: _ } = route.attributes();
-    message.header.scope = match (route.family(), route.hop().gateway) {
+    message.header.scope = match (route.family(), route.legs().first().hop.gateway) {
         (Family::Ipv4, None) => RouteScope::Link,
         (Family::Ipv4, Some(_)) | (Family::Ipv6, _) => RouteScope::Universe,
     };
     if *onlink {
+        // The flags of a hop are its own; the route's have them for a single one.
         message.header.flags = RouteFlags::Onlink;
+        for hop in hops_mut(&mut message) {
+            hop.flags = RouteNextHopFlags::Onlink;
+        }
     }
     let source = source.map(|source| RouteAttribute::PrefSource(source.into()));
     message.attributes.extend(source);
@@ -148,25 +153,50 @@ fn old_route(route: &OwnRoute) -> RouteMessage {
     message
 }
 
-/// What tells an own route from all others: protocol, table, metric, gateway and interface.
+/// What tells an own route from all others: protocol, table, metric, and gateway and interface of each
+/// hop.
 fn named_route(route: &OwnRoute) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(route.family());
     message.header.protocol = protocol::UPLINKD.into();
     message.header.kind = RouteType::Unicast;
-    message.attributes = vec![
-        RouteAttribute::Table(route.table()),
-        RouteAttribute::Priority(route.metric()),
-        RouteAttribute::Oif(route.hop().link.0),
-    ];
-    let gateway = route.hop().gateway.map(|gateway| match gateway {
-        IpAddr::V6(gateway) if route.family() == Family::Ipv4 => {
-            RouteAttribute::Via(RouteVia::Inet6(gateway))
+    message.attributes = vec![RouteAttribute::Table(route.table()), RouteAttribute::Priority(route.metric())];
+    match route.legs().single() {
+        Some(hop) => {
+            message.attributes.push(RouteAttribute::Oif(hop.link.0));
+            message.attributes.extend(gateway(route.family(), hop));
         }
-        gateway => RouteAttribute::Gateway(gateway.into()),
-    });
-    message.attributes.extend(gateway);
+        None => {
+            let hops: Vec<RouteNextHop> =
+                route.legs().iter().map(|leg| next_hop(route.family(), leg)).collect();
+            message.attributes.push(RouteAttribute::MultiPath(hops));
+        }
+    }
     message
+}
+
+/// One of several hops.
+fn next_hop(family: Family, leg: &Leg) -> RouteNextHop {
+    let mut hop = RouteNextHop::default();
+    hop.interface_index = leg.hop.link.0;
+    hop.hops = leg.weight.for_kernel();
+    hop.attributes.extend(gateway(family, &leg.hop));
+    hop
+}
+
+/// A hop's gateway, which in IPv4 may be an IPv6 one.
+fn gateway(family: Family, hop: &Hop) -> Option<RouteAttribute> {
+    Some(match hop.gateway? {
+        IpAddr::V6(gateway) if family == Family::Ipv4 => RouteAttribute::Via(RouteVia::Inet6(gateway)),
+        gateway => RouteAttribute::Gateway(gateway.into()),
+    })
+}
+
+fn hops_mut(message: &mut RouteMessage) -> impl Iterator<Item = &mut RouteNextHop> {
+    message.attributes.iter_mut().flat_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) => hops.iter_mut(),
+        _ => [].iter_mut(),
+    })
 }
 
 /// The metrics block, number by number as it was read.
@@ -219,7 +249,7 @@ fn from_prefix(message: &mut RuleMessage, Prefix { address, length }: Prefix) {
 mod tests {
     use std::collections::BTreeMap;
 
-    use uplink_core::own::TABLE_PIN;
+    use uplink_core::own::{Legs, TABLE_PIN};
     use uplink_core::snapshot::{Hop, LinkIndex, TABLE_MAIN};
 
     use super::*;
@@ -269,6 +299,33 @@ mod tests {
         let route = route(Family::Ipv4, Some("fe80::1"), Attributes::default());
         let via = RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap()));
         assert_eq!(new_route(&route).attributes.last(), Some(&via));
+    }
+
+    #[test]
+    fn each_of_several_hops_is_named_with_its_share() {
+        let leg = |link, gateway: &str, weight: u16| Leg {
+            hop: Hop { link: LinkIndex(link), gateway: Some(gateway.parse().unwrap()) },
+            weight: weight.try_into().unwrap(),
+        };
+        let legs = Legs::of([leg(4, "10.0.1.1", 256), leg(3, "10.0.0.1", 3)]).unwrap();
+        let attributes = Attributes { onlink: true, ..Attributes::default() };
+        let route = OwnRoute::new(Family::Ipv4, TABLE_MAIN, 98, legs, attributes);
+        for (message, onlink) in [(new_route(&route), true), (old_route(&route), false)] {
+            assert_eq!(message.header.protocol, 117.into());
+            let hop = |link, gateway: &str, hops| {
+                let mut hop = RouteNextHop::default();
+                (hop.interface_index, hop.hops) = (link, hops);
+                hop.attributes = vec![RouteAttribute::Gateway(gateway.parse::<IpAddr>().unwrap().into())];
+                hop.flags = if onlink { RouteNextHopFlags::Onlink } else { RouteNextHopFlags::empty() };
+                hop
+            };
+            let named = [
+                RouteAttribute::Table(254),
+                RouteAttribute::Priority(98),
+                RouteAttribute::MultiPath(vec![hop(3, "10.0.0.1", 2), hop(4, "10.0.1.1", 255)]),
+            ];
+            assert_eq!(message.attributes, named);
+        }
     }
 
     #[test]

@@ -16,8 +16,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use toml::de::DeTable;
-use uplink_core::policy::{Match, Mode, Need, PathRules, Placement, Policy, Preempt, Target, UplinkPolicy};
-use uplink_core::snapshot::Family;
+use uplink_core::policy::{
+    Match, Mode, Need, PathRules, Placement, Policy, Preempt, Target, UplinkPolicy, WithinTier,
+};
+use uplink_core::snapshot::{Family, Weight};
 
 use self::field::{Field, Table};
 pub(crate) use self::mistake::ConfigError;
@@ -106,12 +108,16 @@ fn document(text: &str) -> Result<Policy, Mistake> {
             "boot_wait",
             "preempt",
             "placement",
+            "within_tier",
             "path_rules",
             "path_marks",
             "uplink",
         ],
     )?;
     let default = Policy::default();
+    let within_tier = table.read("within_tier", default.within_tier, |field| {
+        field.choice(&[("first", WithinTier::First), ("multipath", WithinTier::Multipath)])
+    })?;
     Ok(Policy {
         mode: table.read("mode", default.mode, |field| {
             field.choice(&[("steer", Mode::Steer), ("observe", Mode::Observe)])
@@ -129,7 +135,8 @@ fn document(text: &str) -> Result<Policy, Mistake> {
             field.choice(&[("auto", Placement::Auto), ("main", Placement::Main), ("table", Placement::Table)])
         })?,
         path_rules: path_rules(&table)?,
-        uplinks: table.read("uplink", Vec::new(), uplinks)?,
+        within_tier,
+        uplinks: table.read("uplink", Vec::new(), |field| uplinks(field, within_tier))?,
     })
 }
 
@@ -155,11 +162,12 @@ fn marks(field: &Field<'_>) -> Result<u32, Mistake> {
 }
 
 /// All `[[uplink]]` tables, which must differ in name and in what they match.
-fn uplinks(field: Field<'_>) -> Result<Vec<UplinkPolicy>, Mistake> {
+fn uplinks(field: Field<'_>, within_tier: WithinTier) -> Result<Vec<UplinkPolicy>, Mistake> {
     let mut uplinks: Vec<UplinkPolicy> = Vec::new();
     for item in field.list(MAX_UPLINKS, "[[uplink]]\nname = \"dpu\"")? {
-        let table = item.table(&["name", "match", "tier", "gateway", "targets", "need", "interval"])?;
-        let uplink = uplink(&table)?;
+        let table =
+            item.table(&["name", "match", "tier", "weight", "gateway", "targets", "need", "interval"])?;
+        let uplink = uplink(&table, within_tier)?;
         if let Some(twin) = uplinks.iter().find(|other| other.name == uplink.name) {
             return Err(table.must("name")?.wrong(
                 format!("there is an uplink named {:?} already", twin.name),
@@ -178,17 +186,31 @@ fn uplinks(field: Field<'_>) -> Result<Vec<UplinkPolicy>, Mistake> {
 }
 
 /// One `[[uplink]]`.
-fn uplink(table: &Table<'_>) -> Result<UplinkPolicy, Mistake> {
+fn uplink(table: &Table<'_>, within_tier: WithinTier) -> Result<UplinkPolicy, Mistake> {
     let targets = table.read("targets", Vec::new(), targets)?;
     Ok(UplinkPolicy {
         name: name(&table.must("name")?)?,
         matching: matching(&table.must("match")?)?,
         tier: table.read("tier", 1, |field| field.integer(1, 1000))?,
+        weight: table.read("weight", Weight::ONE, |field| weight(&field, within_tier))?,
         gateways: table.read("gateway", Vec::new(), gateways)?,
         need: table.read("need", Need::Any, |field| need(&field, &targets))?,
         targets,
         interval: table.read("interval", DEFAULT_INTERVAL, |field| field.duration(MIN_INTERVAL, MAX_WAIT))?,
     })
+}
+
+/// Its share of a multipath route.
+fn weight(field: &Field<'_>, within_tier: WithinTier) -> Result<Weight, Mistake> {
+    if within_tier == WithinTier::First {
+        return Err(field.wrong(
+            "a weight has no meaning here: one uplink of a tier carries the default route",
+            "add within_tier = \"multipath\" before the first [[uplink]], or remove `weight`",
+        ));
+    }
+    let weight = field.integer(u16::from(Weight::ONE).into(), u16::from(Weight::MAX).into())?;
+    // It was just seen to fit.
+    Ok(u16::try_from(weight).ok().and_then(|weight| Weight::try_from(weight).ok()).unwrap_or(Weight::MAX))
 }
 
 /// What an uplink is called.

@@ -15,7 +15,7 @@ impl Core {
     pub fn status(&self, now: Instant) -> Status {
         let families = self.families.iter().map(|state| FamilyStatus {
             family: state.family,
-            elected: state.election.elected().map(str::to_owned),
+            elected: state.election.elected().to_vec(),
             reason: state.election.reason(),
             since: state.since,
             pin: self.snapshot.as_ref().and_then(|snapshot| current_pin(snapshot, state.family)),

@@ -5,14 +5,14 @@ use std::net::IpAddr;
 
 use super::{Core, FamilyState, paths};
 use crate::contest::Contest;
-use crate::discover::{Path, PathKey, Way};
+use crate::discover::{Path, PathKey, Uplink, Way};
 use crate::event::{Outcome, Output};
 use crate::judge::Standing;
-use crate::own::{Op, OwnRoute};
+use crate::own::{Leg, Legs, Op};
 use crate::paths::{self, MAX_UPLINKS, PathWay, sources};
 use crate::plan::{Plan, ProbeWay, Wanted, current_pin, plan};
 use crate::policy::{Mode, PathRules};
-use crate::snapshot::{Family, Hop, Prefix};
+use crate::snapshot::{Attributes, Family, Hop, Prefix};
 use crate::status::{Aside, Notice};
 use crate::time::Instant;
 
@@ -100,7 +100,7 @@ impl Core {
                 planned.paths = paths::plan(snapshot, family, &[], None);
             }
             // Undecided: what the process before left stays, whatever it is.
-            if state.election.elected().is_none() {
+            if state.election.elected().is_empty() {
                 planned.pin.clear();
             }
             state.held_back(planned, now)
@@ -125,33 +125,54 @@ impl Core {
         (!dry).then_some((family, planned))
     }
 
+    /// Where the elected paths lead: those that can be used, or, if none can, all of them, for a pin that
+    /// stands already.
     fn wanted(&self, family: Family) -> Option<Wanted> {
         let state = self.family(family);
-        let elected = state.election.elected()?;
-        let (key, path) =
-            paths(&self.uplinks).find(|(key, _)| key.family == family && key.uplink == elected)?;
-        let hop = path.hop.clone()?;
-        let (hop, attributes) = match self.pin_before(&key, &hop) {
-            Some(pin) => (pin.hop().clone(), pin.attributes().clone()),
-            None => (hop, path.attributes.clone()),
-        };
+        let elected: Vec<(&Uplink, &Path)> = state
+            .election
+            .elected()
+            .iter()
+            .filter_map(|name| self.uplinks.iter().find(|uplink| uplink.name == *name))
+            .flat_map(|uplink| uplink.paths.iter().map(move |path| (uplink, path)))
+            .filter(|(_, path)| path.family == family)
+            .collect();
+        let usable = |(_, path): &&(&Uplink, &Path)| !matches!(path.way, Way::Broken(_));
+        let keep_only = !elected.iter().any(|member| usable(&member));
+        let ways: Vec<(Leg, Attributes)> = elected
+            .iter()
+            .filter(|member| keep_only || usable(member))
+            .filter_map(|(uplink, path)| {
+                let key = PathKey { uplink: uplink.name.clone(), family };
+                let (hop, attributes) = self.proven_way(&key, path)?;
+                Some((Leg { hop, weight: uplink.weight }, attributes))
+            })
+            .collect();
         Some(Wanted {
-            hop,
-            attributes,
-            keep_only: matches!(path.way, Way::Broken(_)),
+            legs: Legs::of(ways.iter().map(|(leg, _)| leg.clone()))?,
+            attributes: Attributes::common(ways.iter().map(|(_, attributes)| attributes)),
+            keep_only,
             below: state.lowest,
             plain: state.plain,
             taken: state.taken,
+            laid: state.laid.clone(),
         })
     }
 
-    /// The pin by the gateway that a path had before, while the one it has now never answered: the
-    /// route moves to nothing less proven.
-    fn pin_before(&self, key: &PathKey, hop: &Hop) -> Option<OwnRoute> {
-        let judge = self.judges.get(key)?;
-        let unproven = matches!(judge.way(), Way::Gateway { .. }) && judge.last_answer().is_none();
-        let pin = current_pin(self.snapshot.as_ref()?, key.family).filter(|_| unproven)?;
-        (pin.hop().link == hop.link && pin.hop() != hop).then_some(pin)
+    /// Where a path leads. While the gateway that it has now never answered, that is the one that the pin
+    /// leads to: the route moves to nothing less proven.
+    fn proven_way(&self, key: &PathKey, path: &Path) -> Option<(Hop, Attributes)> {
+        let hop = path.hop.clone()?;
+        let unproven = self
+            .judges
+            .get(key)
+            .is_some_and(|judge| matches!(judge.way(), Way::Gateway { .. }) && judge.last_answer().is_none());
+        let pin = current_pin(self.snapshot.as_ref()?, key.family).filter(|_| unproven);
+        let pinned = pin.and_then(|pin| {
+            let leg = pin.legs().iter().find(|leg| leg.hop.link == hop.link && leg.hop != hop)?;
+            Some((leg.hop.clone(), pin.attributes().clone()))
+        });
+        Some(pinned.unwrap_or_else(|| (hop, path.attributes.clone())))
     }
 
     fn probe_ways(&self, family: Family) -> Vec<ProbeWay> {
@@ -190,7 +211,7 @@ impl Core {
         };
         let sources = if led { sources(self.snapshot.as_ref()?, hop.link, key.family) } else { Vec::new() };
         // Undecided: what the process before left stays.
-        let keep_only = keep_only || self.family(key.family).election.elected().is_none();
+        let keep_only = keep_only || self.family(key.family).election.elected().is_empty();
         Some(PathWay { hop, attributes: path.attributes.clone(), sources, keep_only })
     }
 
@@ -265,7 +286,12 @@ impl FamilyState {
             self.unmarked = *outcome != Outcome::Done;
         }
         match (op, outcome) {
-            (_, Outcome::Done) => return Some(Notice::Wrote { op: op.clone(), dry: false }),
+            (_, Outcome::Done) => {
+                if let (Op::AddRoute(route), Part::Pin) = (op, part) {
+                    self.laid = Some(route.clone());
+                }
+                return Some(Notice::Wrote { op: op.clone(), dry: false });
+            }
             // Gone already is as good as deleted: the kernel, or somebody, was faster.
             (op, Outcome::Absent) if op.removes() => return None,
             (Op::AddRoute(route), Outcome::Exists) if part == Part::Pin => self.taken = Some(route.metric()),

@@ -30,11 +30,13 @@ boot_wait = "0s"
 preempt = "boot"
 placement = "table"
 path_marks = 0x3f00
+within_tier = "multipath"
 
 [[uplink]]
 name = "dpu"
 match = { pci = "0000:03:00.0" }
 tier = 1
+weight = 256
 gateway = ["10.0.120.1", "fe80::1"]
 targets = [{ icmp = "10.0.0.53" }, { tcp = "10.0.0.10:6443" }, { tcp = "[2001:db8::1]:443" }]
 need = 1
@@ -54,6 +56,7 @@ match.mac = "b8:3f:d2:00:00:01"
         name: "spare".into(),
         matching: Match::Mac("b8:3f:d2:00:00:01".parse().unwrap()),
         tier: 1,
+        weight: Weight::ONE,
         gateways: vec![],
         targets: vec![],
         need: Need::Any,
@@ -62,6 +65,7 @@ match.mac = "b8:3f:d2:00:00:01"
     let dpu = UplinkPolicy {
         name: "dpu".into(),
         matching: Match::Pci("0000:03:00.0".parse().unwrap()),
+        weight: Weight::MAX,
         gateways: vec!["10.0.120.1".parse().unwrap(), "fe80::1".parse().unwrap()],
         targets: vec![
             Target::Icmp("10.0.0.53".parse().unwrap()),
@@ -86,6 +90,7 @@ match.mac = "b8:3f:d2:00:00:01"
         preempt: Preempt::Boot,
         placement: Placement::Table,
         path_rules: PathRules::On(0x3f00),
+        within_tier: WithinTier::Multipath,
         uplinks: vec![dpu, management, spare],
     };
     assert_eq!(policy, expected);
@@ -122,8 +127,8 @@ fn a_mistake_is_shown_whole() {
          \u{20} |\n\
          4 | teir = 1\n\
          \u{20} | ^^^^\n\
-         \u{20} = help: the keys here are `name`, `match`, `tier`, `gateway`, `targets`, `need` and \
-         `interval`"
+         \u{20} = help: the keys here are `name`, `match`, `tier`, `weight`, `gateway`, `targets`, \
+         `need` and `interval`"
     );
     assert_eq!(
         said("\n\n\n\n\n\n\n\n\npatience = 1s\n"),
@@ -157,7 +162,12 @@ fn every_mistake_is_found_where_it_is() {
         ("[daemon]\nx = 1".into(), "unknown key `daemon`", "1:2", "the keys here are"),
         (with("\"a\\nb\" = 1"), "unknown key `a\\nb`", "4:1", "`tier`"),
         (with("match.x = 1"), "cannot extend value", "4:1", "correct the TOML"),
+        // Weights.
+        (with("weight = 2"), "a weight has no meaning here", "4:10", "add within_tier = \"multipath\""),
+        (format!("within_tier = \"multipath\"\n{}", with("weight = 0")), "`weight` is out of bounds", "5:10", "from 1 to 256"),
+        (format!("within_tier = \"multipath\"\n{}", with("weight = 257")), "`weight` is out of bounds", "5:10", "from 1 to 256"),
         // Words.
+        ("within_tier = \"all\"".into(), "`within_tier` cannot be \"all\"", "1:15", "\"first\", \"multipath\""),
         ("mode = 1".into(), "`mode` must be text, this is a whole number", "1:8", "\"steer\", \"observe\""),
         ("mode = \"Steer\"".into(), "`mode` cannot be \"Steer\"", "1:8", "\"steer\", \"observe\""),
         ("preempt = true".into(), "`preempt` must be text, this is true or false", "1:11", "\"always\", \"boot\", \"never\""),

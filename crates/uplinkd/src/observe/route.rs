@@ -7,7 +7,7 @@ use std::time::Duration;
 use netlink_packet_core::NLA_HEADER_SIZE;
 use nix::libc;
 use uplink_core::snapshot::{
-    Attributes, Family, Hop, LinkIndex, Prefix, Route, RouteKind, RouterPreference, protocol,
+    Attributes, Family, Hop, LinkIndex, Prefix, Route, RouteKind, RouterPreference, Weight, protocol,
 };
 
 use super::ip;
@@ -116,7 +116,8 @@ impl Header {
     fn with(self, rest: &[u8]) -> Result<Kept, Malformed> {
         let mut destination = ip::unspecified(self.family);
         let (mut table, mut metric) = (u32::from(self.table), 0);
-        let (mut way, mut hops, mut nexthop) = (Way::default(), Vec::new(), None);
+        let (mut way, mut nexthop) = (Way::default(), None);
+        let (mut hops, mut weights) = (Vec::new(), Vec::new());
         let (mut preference, mut life) = (RouterPreference::default(), None);
         let mut copied = Attributes { onlink: self.onlink, ..Attributes::default() };
         for attribute in attributes(rest) {
@@ -130,7 +131,13 @@ impl Header {
                 (libc::RTA_METRICS, value) => {
                     (copied.metrics, copied.congestion_control) = metrics(value)?;
                 }
-                (libc::RTA_MULTIPATH, value) => hops = multipath(self.family, value)?,
+                (libc::RTA_MULTIPATH, value) => {
+                    for next in multipath(self.family, value)? {
+                        copied.onlink |= next.onlink;
+                        hops.push(next.hop);
+                        weights.push(next.weight);
+                    }
+                }
                 (libc::RTA_CACHEINFO, value) => life = self::life(value)?,
                 (RTA_PREF, value) => preference = preferred(value),
                 (RTA_NH_ID, value) => nexthop = Some(number(value)?),
@@ -148,6 +155,9 @@ impl Header {
             // IPv6 lets them lead to the loopback interface.
             hops.clear();
         }
+        if hops.len() < 2 {
+            weights.clear();
+        }
         let route = Route {
             family: self.family,
             table,
@@ -159,6 +169,7 @@ impl Header {
             kind,
             hops,
             by_object: nexthop.is_some(),
+            weights,
             attributes: copied,
         };
         Ok(Kept { route, nexthop, life })
@@ -217,20 +228,33 @@ fn via(value: &[u8]) -> Result<Option<IpAddr>, Malformed> {
         .transpose()
 }
 
-/// The hops of `RTA_MULTIPATH`, a row of `struct rtnexthop` with their attributes.
-fn multipath(family: Family, mut rest: &[u8]) -> Result<Vec<Hop>, Malformed> {
+/// One hop of several.
+#[derive(Debug, PartialEq, Eq)]
+struct NextHop {
+    hop: Hop,
+    weight: Weight,
+    onlink: bool,
+}
+
+/// The hops of `RTA_MULTIPATH`, a row of `struct rtnexthop` with their attributes. Those that are dead
+/// because their interface is down are among them: they come to life again with it.
+fn multipath(family: Family, mut rest: &[u8]) -> Result<Vec<NextHop>, Malformed> {
     const HEADER_BYTES: usize = 8;
     let mut hops = Vec::new();
     while !rest.is_empty() {
         let header = rest.first_chunk::<HEADER_BYTES>().ok_or(Malformed)?;
-        let [l0, l1, _flags, _weight, i0, i1, i2, i3] = *header;
+        let [l0, l1, flags, weight, i0, i1, i2, i3] = *header;
         let length = usize::from(u16::from_ne_bytes([l0, l1]));
         let mut way = Way::default();
         for attribute in attributes(rest.get(HEADER_BYTES..length).ok_or(Malformed)?) {
             let (kind, value) = attribute?;
             way.take(family, kind, value)?;
         }
-        hops.push(Hop { link: LinkIndex(u32::from_ne_bytes([i0, i1, i2, i3])), gateway: way.gateway });
+        hops.push(NextHop {
+            hop: Hop { link: LinkIndex(u32::from_ne_bytes([i0, i1, i2, i3])), gateway: way.gateway },
+            weight: Weight::from_kernel(weight),
+            onlink: u32::from(flags) & RTNH_F_ONLINK != 0,
+        });
         rest = rest.get(length.next_multiple_of(NLA_HEADER_SIZE)..).unwrap_or_default();
     }
     Ok(hops)
@@ -262,8 +286,8 @@ pub(super) fn ends_in(hundredths: i32) -> netlink_packet_route::route::RouteAttr
 mod tests {
     use netlink_packet_core::Emitable;
     use netlink_packet_route::route::{
-        RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RoutePreference, RouteType,
-        RouteVia,
+        RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
+        RoutePreference, RouteType, RouteVia,
     };
 
     use super::*;
@@ -317,6 +341,7 @@ mod tests {
             kind: RouteKind::Unicast,
             hops: vec![hop(3, Some("10.0.0.1"))],
             by_object: false,
+            weights: Vec::new(),
             attributes: Attributes {
                 source: Some("10.0.0.2".parse().unwrap()),
                 onlink: true,
@@ -366,12 +391,17 @@ mod tests {
                 hop.interface_index = 7;
                 let gateway = gateway.parse::<IpAddr>().unwrap().into();
                 hop.attributes = vec![RouteAttribute::Gateway(gateway)];
+                hop.hops = 2;
+                hop.flags = RouteNextHopFlags::Onlink;
                 hop
             });
             message.attributes = vec![RouteAttribute::MultiPath(hops.into())];
         });
         let expected = [hop(7, Some("10.0.0.1")), hop(7, Some("10.0.0.2"))];
-        assert_eq!(several.unwrap().route.hops, expected);
+        let route = several.unwrap().route;
+        assert_eq!(route.hops, expected);
+        assert_eq!(route.weights.iter().map(|weight| u16::from(*weight)).collect::<Vec<_>>(), [3, 3]);
+        assert!(route.attributes.onlink);
     }
 
     #[test]

@@ -419,13 +419,19 @@ fn needs_look(route: &Route, group: &[Route]) -> bool {
     several(route) || group.iter().any(several) || (route.protocol == protocol::RA && route.is_default())
 }
 
-/// Removes the routes that lead through no link that is up: the kernel keeps none. Returns whether
-/// there were any.
+/// Removes the routes that lead through no link that is up, and in IPv4 those of several hops of which
+/// one's link is gone: the kernel keeps none (`fib_sync_down_dev` in net/ipv4/fib_semantics.c). Returns
+/// whether there were any.
 fn drop_dead_routes(snapshot: &mut Snapshot) -> bool {
     let links = &snapshot.links;
     let up = |index: &LinkIndex| links.get(index).is_some_and(|link| link.up);
     let before = snapshot.routes.len();
-    snapshot.routes.retain(|route| route.hops.is_empty() || route.hops.iter().any(|hop| up(&hop.link)));
+    let whole = |route: &Route| {
+        route.family == Family::Ipv6 || route.hops.iter().all(|hop| links.contains_key(&hop.link))
+    };
+    let stays =
+        |route: &Route| route.hops.is_empty() || (route.hops.iter().any(|hop| up(&hop.link)) && whole(route));
+    snapshot.routes.retain(stays);
     snapshot.routes.len() != before
 }
 

@@ -68,7 +68,7 @@ pub(crate) fn notice(at: Instant, notice: &Notice) {
 fn needs_attention(notice: &Notice) -> bool {
     match notice {
         Notice::Health { now, .. } => matches!(now, Health::Down(_)),
-        Notice::Elected { now, .. } => now.is_none(),
+        Notice::Elected { now, .. } => now.is_empty(),
         Notice::Gateway { gateway, .. } => gateway.is_none(),
         Notice::LeavesGateway { health, .. } => matches!(health, Health::Down(_)),
         Notice::Interface { interface, .. } => interface.is_none(),

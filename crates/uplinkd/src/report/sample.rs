@@ -33,7 +33,7 @@ pub(crate) fn status() -> Status {
         families: vec![
             FamilyStatus {
                 family: Family::Ipv4,
-                elected: Some("dpu".to_owned()),
+                elected: vec!["dpu".to_owned()],
                 reason: Reason::First,
                 since: at(20),
                 pin: Some(pin()),
@@ -42,7 +42,7 @@ pub(crate) fn status() -> Status {
             },
             FamilyStatus {
                 family: Family::Ipv6,
-                elected: Some("mgmt".to_owned()),
+                elected: vec!["mgmt".to_owned()],
                 reason: Reason::Fell(Cause::Gateway),
                 since: at(990),
                 pin: None,
@@ -154,8 +154,8 @@ pub(crate) fn notices() -> Vec<Notice> {
         Notice::Stranger { uplink: uplink.clone(), family, mac: Mac([2, 0, 0, 0, 0, 9]) },
         Notice::Elected {
             family,
-            before: Some(uplink),
-            now: Some("mgmt".to_owned()),
+            before: vec![uplink],
+            now: vec!["mgmt".to_owned()],
             reason: Reason::Fell(Cause::Gateway),
         },
         Notice::Wrote { op: Op::AddRoute(pin()), dry: false },

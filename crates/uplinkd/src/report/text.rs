@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use uplink_core::status::{FamilyStatus, Health, PathStatus, Status};
+use uplink_core::status::{FamilyStatus, Health, PathStatus, Status, names};
 
 /// For example `ipv4 via dpu (up), ipv6 via mgmt (fallback: dpu down, gateway)`.
 #[must_use]
@@ -15,17 +15,19 @@ pub(crate) fn line(status: &Status) -> String {
 fn decision(status: &Status, family: &FamilyStatus) -> String {
     let mut line = family.family.to_string();
     // Writing to a string does not fail.
-    let _ = match (&family.aside, &family.elected) {
+    let _ = match (&family.aside, family.elected.as_slice()) {
         (Some(aside), _) => write!(line, ": standing aside: {aside}"),
-        (None, None) => write!(line, ": {}", family.reason),
-        (None, Some(elected)) => write!(line, " via {elected} ({})", standing(status, family, elected)),
+        (None, []) => write!(line, ": {}", family.reason),
+        (None, [lead, ..]) => {
+            write!(line, " via {} ({})", names(&family.elected), standing(status, family, lead))
+        }
     };
     line
 }
 
-/// How the elected path is, and what a better one lacks.
-fn standing(status: &Status, family: &FamilyStatus, elected: &str) -> String {
-    let mut paths = status.uplinks.iter().filter_map(|uplink| {
+/// How the elected path is, of several one that is not well, and what a better one lacks.
+fn standing(status: &Status, family: &FamilyStatus, lead: &str) -> String {
+    let paths = status.uplinks.iter().filter_map(|uplink| {
         let of_family = |path: &&PathStatus| path.family == family.family;
         Some((uplink, uplink.paths.iter().find(of_family)?))
     });
@@ -35,10 +37,11 @@ fn standing(status: &Status, family: &FamilyStatus, elected: &str) -> String {
     };
     let better = paths
         .clone()
-        .take_while(|(uplink, _)| uplink.name != elected)
-        .find(|(uplink, _)| Some(uplink.tier) < tier(elected));
-    let own = paths.find(|(uplink, _)| uplink.name == elected);
-    match (better, own) {
+        .take_while(|(uplink, _)| uplink.name != lead)
+        .find(|(uplink, _)| Some(uplink.tier) < tier(lead));
+    let elected = paths.filter(|(uplink, _)| family.elected.contains(&uplink.name));
+    let worst = elected.min_by_key(|(_, path)| path.health == Health::Up);
+    match (better, worst) {
         (Some((uplink, path)), _) => format!("fallback: {} {}", uplink.name, health(path)),
         (None, Some((_, path))) => health(path),
         (None, None) => "gone".to_owned(),
@@ -65,11 +68,21 @@ mod tests {
     }
 
     #[test]
+    fn members_of_a_multipath_pin_are_all_named() {
+        let mut status = sample::status();
+        status.families.truncate(1);
+        for family in &mut status.families {
+            family.elected.push("spare".to_owned());
+        }
+        assert_eq!(line(&status), "ipv4 via dpu + spare (unknown)");
+    }
+
+    #[test]
     fn nothing_elected_and_nothing_at_all() {
         let mut status = sample::status();
         status.families.truncate(1);
         for family in &mut status.families {
-            family.elected = None;
+            family.elected.clear();
             family.reason = uplink_core::status::Reason::NothingWorks;
         }
         assert_eq!(line(&status), "ipv4: no path is known to work");

@@ -30,6 +30,7 @@ mod seed;
 mod silence;
 mod stalls;
 mod targets;
+mod tiers;
 mod ties;
 mod uplinks;
 
@@ -56,6 +57,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     stalls::trials,
     targets::trials,
     ties::trials,
+    tiers::trials,
     uplinks::trials,
 ];
 

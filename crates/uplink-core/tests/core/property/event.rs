@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use proptest::prelude::{BoxedStrategy, Strategy, any, prop_oneof};
 use proptest::sample::{select, subsequence};
-use uplink_core::policy::{Match, Need, Placement, Policy, Preempt, UplinkPolicy};
-use uplink_core::snapshot::{Family, Hop, LinkIndex, Mac, Route, protocol};
+use uplink_core::policy::{Match, Need, Placement, Policy, Preempt, UplinkPolicy, WithinTier};
+use uplink_core::snapshot::{Family, Hop, LinkIndex, Mac, Route, Weight, protocol};
 
 use crate::sim::bench::{Bench, Observer};
-use crate::sim::site::{BOARD, MGMT, PORT, default_route, dpu_port, second_gateway};
+use crate::sim::site::{BOARD, MGMT, PORT, PORT_B, default_route, dpu_port, second_gateway};
 use crate::sim::world::Gateway;
 use crate::sim::{ms, secs};
 
@@ -153,7 +153,7 @@ fn process_event() -> BoxedStrategy<Event> {
 }
 
 fn link() -> impl Strategy<Value = LinkIndex> {
-    select(vec![PORT, MGMT])
+    select(vec![PORT, MGMT, PORT_B])
 }
 
 fn family() -> impl Strategy<Value = Family> {
@@ -185,24 +185,40 @@ fn policy() -> impl Strategy<Value = Policy> {
     let patience = select(vec![ms(200), ms(300), secs(1), secs(3)]);
     let placement = select(vec![Placement::Auto, Placement::Main, Placement::Table]);
     let preempt = select(vec![Preempt::Always, Preempt::Boot, Preempt::Never]);
-    (patience, placement, preempt, uplinks()).prop_map(|(patience, placement, preempt, uplinks)| Policy {
+    let choices = (patience, placement, preempt, within_tier(), uplinks());
+    choices.prop_map(|(patience, placement, preempt, within_tier, uplinks)| Policy {
         patience,
         placement,
         preempt,
+        within_tier,
         uplinks,
         ..Policy::default()
     })
 }
 
-/// Names for both links, for one or for none, by what may or may not change.
+pub(super) fn within_tier() -> impl Strategy<Value = WithinTier> {
+    select(vec![WithinTier::First, WithinTier::Multipath])
+}
+
+/// Names for links, for some or for none, by what may or may not change; in tiers of their own, or in
+/// one.
 fn uplinks() -> impl Strategy<Value = Vec<UplinkPolicy>> {
     let port = Match::Pci(dpu_port(3).address);
     let board = Match::Interface(BOARD.to_owned());
-    let named = [("a", port.clone()), ("b", board.clone()), (BOARD, port), ("a", board)];
-    subsequence(named.to_vec(), 0..3).prop_map(|named| {
+    let second = Match::Pci(dpu_port(5).address);
+    let named = [("a", port.clone()), ("b", board.clone()), ("c", second), (BOARD, port), ("a", board)];
+    (subsequence(named.to_vec(), 0..4), 1u32..4, weight()).prop_map(|(named, tiers, weight)| {
         let uplinks: BTreeMap<_, _> = named.into_iter().collect();
-        (1..).zip(uplinks).map(|(tier, (name, matching))| uplink(name, matching, tier)).collect()
+        let tier = |place: u32| 1 + place % tiers;
+        (0..)
+            .zip(uplinks)
+            .map(|(place, (name, matching))| UplinkPolicy { weight, ..uplink(name, matching, tier(place)) })
+            .collect()
     })
+}
+
+fn weight() -> impl Strategy<Value = Weight> {
+    select(vec![Weight::ONE, Weight::MAX])
 }
 
 fn uplink(name: &str, matching: Match, tier: u32) -> UplinkPolicy {
@@ -210,6 +226,7 @@ fn uplink(name: &str, matching: Match, tier: u32) -> UplinkPolicy {
         name: name.to_owned(),
         matching,
         tier,
+        weight: Weight::ONE,
         gateways: Vec::new(),
         targets: Vec::new(),
         need: Need::Any,

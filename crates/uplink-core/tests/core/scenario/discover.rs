@@ -2,7 +2,7 @@
 
 use uplink_core::discover::is_dpu_port;
 use uplink_core::policy::{Match, Need, Policy, UplinkPolicy};
-use uplink_core::snapshot::{Family, Link, LinkIndex, LinkKind, PciPort};
+use uplink_core::snapshot::{Family, Link, LinkIndex, LinkKind, PciPort, Weight};
 use uplink_core::status::Health;
 
 use crate::sim::bench::Bench;
@@ -80,6 +80,7 @@ fn names_that_contain_each_other_are_different_names() {
             name: "first".to_owned(),
             matching: Match::Interface("eth10".to_owned()),
             tier: 1,
+            weight: Weight::ONE,
             gateways: Vec::new(),
             targets: Vec::new(),
             need: Need::Any,
@@ -106,6 +107,7 @@ fn with_named_uplinks_an_unnamed_dpu_port_is_one_of_the_others() {
             name: "board".to_owned(),
             matching: Match::Interface(BOARD.to_owned()),
             tier: 1,
+            weight: Weight::ONE,
             gateways: Vec::new(),
             targets: Vec::new(),
             need: Need::Any,
@@ -135,7 +137,7 @@ fn an_unnamed_uplink_that_is_renamed_keeps_the_route() {
     bench.run(secs(5));
     bench.assert_way(MGMT);
     assert_eq!((bench.writes(), bench.elections.len()), (writes, elections));
-    assert_eq!(bench.family(Family::Ipv4).elected.as_deref(), Some("wan"));
+    assert_eq!(bench.family(Family::Ipv4).elected, ["wan"]);
 }
 
 #[test]
@@ -156,6 +158,7 @@ fn a_name_of_the_operators_is_not_shared_by_an_interface() {
                 name: "eth0".to_owned(),
                 matching: Match::Mac(mac),
                 tier: 1,
+                weight: Weight::ONE,
                 gateways: Vec::new(),
                 targets: Vec::new(),
                 need: Need::Any,
@@ -225,6 +228,7 @@ fn a_configured_gateway_gives_a_port_without_routes_a_way() {
             name: "port".to_owned(),
             matching: Match::Pci(dpu_port(3).address),
             tier: 1,
+            weight: Weight::ONE,
             gateways: Family::ALL.map(|family| crate::sim::site::gateway(PORT, family)).to_vec(),
             targets: Vec::new(),
             need: Need::Any,

@@ -12,7 +12,7 @@ fn a_third_lost_is_left_once_and_for_good() {
     bench.gateways(PORT, |gateway| gateway.loss = 30);
     let after = bench.until(secs(60), |bench| bench.leaves_by(MGMT)).expect("it moves");
     assert!(after >= secs(1), "{after:?}");
-    for elected in bench.elections.iter().filter(|elected| elected.before.is_some()) {
+    for elected in bench.elections.iter().filter(|elected| !elected.before.is_empty()) {
         assert_eq!(elected.reason, Reason::Fell(Cause::Gateway));
     }
     bench.run(secs(900));

@@ -9,6 +9,7 @@ mod gateways;
 mod links;
 mod loss;
 mod managers;
+mod multipath;
 mod pace;
 mod paths;
 mod pin;

@@ -100,7 +100,7 @@ fn without_room_no_pin_is_left_that_leads_elsewhere() {
     bench.run(secs(5));
     bench.silence(PORT);
     bench.run(secs(5));
-    assert_eq!(bench.family(Family::Ipv4).elected.as_deref(), Some("third"));
+    assert_eq!(bench.family(Family::Ipv4).elected, ["third"]);
     assert_eq!(bench.family(Family::Ipv4).aside, Some(Aside::NoRoom));
     assert!(bench.kernel.pins(Family::Ipv4).is_empty(), "a pin to a dead path is tended by nobody");
 }

@@ -1,7 +1,7 @@
 //! The configuration is read again while we run.
 
 use uplink_core::policy::{Match, Need, Policy, UplinkPolicy};
-use uplink_core::snapshot::Family;
+use uplink_core::snapshot::{Family, Weight};
 use uplink_core::status::{Health, Reason};
 
 use crate::sim::bench::Bench;
@@ -14,6 +14,7 @@ fn named(uplinks: &[(&str, &str)]) -> Policy {
         name: (*name).to_owned(),
         matching: Match::Interface((*interface).to_owned()),
         tier,
+        weight: Weight::ONE,
         gateways: Vec::new(),
         targets: Vec::new(),
         need: Need::Any,

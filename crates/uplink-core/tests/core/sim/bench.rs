@@ -71,8 +71,8 @@ pub(crate) struct Bench {
 pub(crate) struct Elected {
     pub(crate) at: Instant,
     pub(crate) family: Family,
-    pub(crate) before: Option<String>,
-    pub(crate) now: String,
+    pub(crate) before: Vec<String>,
+    pub(crate) now: Vec<String>,
     pub(crate) reason: Reason,
 }
 
@@ -389,7 +389,7 @@ impl Bench {
     }
 
     fn note(&mut self, notice: Notice) {
-        if let Notice::Elected { family, before, now: Some(now), reason } = &notice {
+        if let Notice::Elected { family, before, now, reason } = &notice {
             let (at, family, reason) = (self.now, *family, *reason);
             let elected = Elected { at, family, before: before.clone(), now: now.clone(), reason };
             checks::moved_to_something_proven(self, &elected);

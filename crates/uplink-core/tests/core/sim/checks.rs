@@ -1,11 +1,12 @@
 //! The promises, checked after every operation and every turn.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use uplink_core::Core;
 use uplink_core::event::Outcome;
 use uplink_core::own::{Lookup, Op, RuleForm};
-use uplink_core::snapshot::{Address, Family, LinkIndex, Prefix, Route, Snapshot, TABLE_MAIN, protocol};
+use uplink_core::snapshot::{Address, Family, Hop, LinkIndex, Prefix, Route, Snapshot, TABLE_MAIN, protocol};
 use uplink_core::status::{Cause, Health, Reason};
 use uplink_core::time::Instant;
 
@@ -93,19 +94,29 @@ pub(crate) fn we_break_nothing(bench: &Bench) {
 }
 
 /// A silent path is left only for one that answered a question asked after the last sign of life of
-/// what is left; nothing is ever taken that is known to be cut.
+/// what is left; nothing is ever taken that is known to be cut. Of several that stay or are taken, one
+/// must have answered.
 pub(crate) fn moved_to_something_proven(bench: &Bench, elected: &Elected) {
     let (now, family) = (bench.now, elected.family);
-    let Some(to) = interface_of(bench, &elected.now) else {
-        panic!("{now}: {family}: elected {}, which has no interface", elected.now);
-    };
+    let joined = elected.now.iter().filter(|name| !elected.before.contains(name));
+    for name in joined {
+        assert!(
+            interface_of(bench, name).is_some(),
+            "{now}: {family}: elected {name}, which has no interface"
+        );
+    }
+    let to: Vec<LinkIndex> = elected.now.iter().filter_map(|name| interface_of(bench, name)).collect();
     // What has no gateway any more is not left for its silence.
     let asked = |name: &String| bench.path(name, family).is_some_and(|path| path.gateway.is_some());
-    let before = elected.before.as_ref().filter(|name| asked(name));
-    let from = before.and_then(|name| interface_of(bench, name));
+    let left = elected.before.iter().filter(|name| !elected.now.contains(name) && asked(name));
+    let left: Vec<LinkIndex> = left.filter_map(|name| interface_of(bench, name)).collect();
     let silent = match elected.reason {
-        Reason::Fell(Cause::Gateway | Cause::Upstream) | Reason::FirstToAnswer => true,
+        Reason::Fell(Cause::Gateway | Cause::Upstream)
+        | Reason::MemberFell(Cause::Gateway | Cause::Upstream)
+        | Reason::FirstToAnswer => true,
         Reason::Fell(Cause::Link | Cause::Address | Cause::Shared)
+        | Reason::MemberFell(Cause::Link | Cause::Address | Cause::Shared)
+        | Reason::MemberJoined
         | Reason::First
         | Reason::Gone
         | Reason::Preferred
@@ -113,12 +124,15 @@ pub(crate) fn moved_to_something_proven(bench: &Bench, elected: &Elected) {
         | Reason::TakenOver
         | Reason::Waiting => false,
     };
-    let Some(from) = from.filter(|_| silent) else { return };
     let heard = |link: LinkIndex| bench.world.heard.get(&(link, family));
-    let last_sign = heard(from).map_or(Instant::BOOT, |heard| heard.at);
-    if now.since(last_sign) >= bench.policy.patience {
-        let proved = heard(to).is_some_and(|heard| heard.asked >= last_sign && heard.at <= now);
-        assert!(proved, "{now}: {family}: moved to {}, which is not known to be better", elected.now);
+    for from in left.into_iter().filter(|_| silent) {
+        let last_sign = heard(from).map_or(Instant::BOOT, |heard| heard.at);
+        if now.since(last_sign) >= bench.policy.patience {
+            let proved =
+                |to: &LinkIndex| heard(*to).is_some_and(|heard| heard.asked >= last_sign && heard.at <= now);
+            let to_names = &elected.now;
+            assert!(to.iter().any(proved), "{now}: {family}: moved to {to_names:?}, not known to be better");
+        }
     }
 }
 
@@ -126,14 +140,17 @@ pub(crate) fn moved_to_something_proven(bench: &Bench, elected: &Elected) {
 pub(crate) fn table_agrees(bench: &Bench) {
     let Some(status) = bench.status() else { return };
     for state in status.families {
-        let Some(name) = state.elected.filter(|_| state.aside.is_none()) else { continue };
-        let Some(path) = bench.path(&name, state.family).filter(|path| path.health == Health::Up) else {
-            continue;
+        let elected = state.elected;
+        let path = |name: &String| {
+            let path = bench.path(name, state.family).filter(|path| path.health == Health::Up)?;
+            Some(Hop { link: interface_of(bench, name)?, gateway: path.gateway })
         };
-        let link = interface_of(bench, &name);
-        let way = bench.kernel.default_way(state.family);
-        let agrees = way.as_ref().is_ok_and(|hop| Some(hop.link) == link && hop.gateway == path.gateway);
-        assert!(agrees, "{}: {}: elected {name}, the way is {way:?}", bench.now, state.family);
+        let Some(wanted) = elected.iter().map(path).collect::<Option<BTreeSet<Hop>>>() else { continue };
+        if wanted.is_empty() || state.aside.is_some() {
+            continue;
+        }
+        let ways: BTreeSet<Hop> = bench.kernel.default_ways(state.family).into_iter().collect();
+        assert_eq!(ways, wanted, "{}: {}: elected {elected:?}", bench.now, state.family);
     }
 }
 
@@ -168,5 +185,6 @@ fn foreign_defaults(seen: &Snapshot, family: Family) -> impl Iterator<Item = &Ro
 fn interface_of(bench: &Bench, uplink: &str) -> Option<LinkIndex> {
     let uplinks = bench.status()?.uplinks;
     let name = uplinks.into_iter().find(|candidate| candidate.name == uplink)?.interface?;
-    bench.kernel.links.values().find(|link| link.name == name).map(|link| link.index)
+    // Its name may have changed since the core was told.
+    bench.seen.links.values().find(|link| link.name == name).map(|link| link.index)
 }

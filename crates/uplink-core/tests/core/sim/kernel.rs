@@ -9,7 +9,7 @@ use uplink_core::marks::OwnMarks;
 use uplink_core::own::{Op, OwnRoute, OwnRule, RuleForm};
 use uplink_core::snapshot::{
     Address, Family, Hop, Link, LinkIndex, PciPort, Prefix, Route, RouteKind, RouterPreference, Rule,
-    Snapshot, TABLE_MAIN, Tracking, protocol,
+    Snapshot, TABLE_MAIN, Tracking, Weight, protocol,
 };
 
 /// An error number of the kernel.
@@ -28,6 +28,9 @@ pub(crate) const EHOSTUNREACH: Errno = Errno(113);
 const IPV6_USUAL_METRIC: u32 = 1024;
 
 /// Tables, links and addresses. Connected routes are not kept: they follow from the addresses.
+///
+/// A route of several hops is one route in IPv4. In IPv6 each hop is a route of its own, with its own
+/// protocol; those at one metric are shown as one (`fib6_add_rt2node` in net/ipv6/ip6_fib.c).
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Kernel {
     pub(crate) links: BTreeMap<LinkIndex, Link>,
@@ -88,7 +91,7 @@ impl Kernel {
         Snapshot {
             links: self.links.clone(),
             addresses: self.addresses.clone(),
-            routes: joined(self.routes.iter().filter(matters)),
+            routes: show_joined(self.routes.iter().filter(matters)),
             rules: self.rules.clone(),
             dpu_ports: self.dpu_ports.clone(),
             leases: self.leases.clone(),
@@ -115,7 +118,9 @@ impl Kernel {
 
     /// Our routes in the main table and the pin's.
     pub(crate) fn pins(&self, family: Family) -> Vec<OwnRoute> {
-        let own = self.routes.iter().filter(|route| route.family == family).filter_map(OwnRoute::claim);
+        let ours = |route: &&Route| route.family == family && route.protocol == protocol::UPLINKD;
+        let own = show_joined(self.routes.iter().filter(ours));
+        let own = own.iter().filter_map(OwnRoute::claim);
         own.filter(|route| uplink_core::own::TABLE_MAIN_OR_PIN.contains(&route.table())).collect()
     }
 
@@ -162,28 +167,36 @@ impl Kernel {
     pub(crate) fn append_route(&mut self, mut route: Route) -> Result<(), Errno> {
         route.metric = effective_metric(&route);
         self.check_route(&route)?;
+        let stands = |hop: &Hop| {
+            let there = |other: &Route| joined(other, &route) && other.hops.contains(hop);
+            self.routes.iter().any(there)
+        };
+        if route.hops.iter().any(stands) {
+            return Err(EEXIST);
+        }
         self.changes += 1;
-        self.routes.push(route);
+        self.routes.extend(apart(route));
         Ok(())
     }
 
-    /// `ip route replace`: takes the place of whatever stands at its metric.
+    /// `ip route replace`: takes the place of whatever stands at its metric, of all hops that IPv6 joined
+    /// there.
     pub(crate) fn replace_route(&mut self, mut route: Route) -> Result<(), Errno> {
         route.metric = effective_metric(&route);
         self.check_route(&route)?;
         self.changes += 1;
         let at = self.routes.iter().position(|other| same_place(other, &route));
-        // With the one, all that are joined with it go.
-        let all = at.and_then(|at| self.routes.get(at)).is_some_and(joins);
-        self.routes.retain(|other| !(all && same_place(other, &route) && joins(other)));
-        match at.filter(|_| !all) {
-            Some(at) => self.routes[at] = route,
-            None => self.routes.insert(at.unwrap_or(self.routes.len()).min(self.routes.len()), route),
+        let all = at.and_then(|at| self.routes.get(at)).is_some_and(|old| joined(old, &route));
+        if let Some(at) = at {
+            self.routes.remove(at);
         }
+        self.routes.retain(|other| !(all && joined(other, &route)));
+        let at = at.unwrap_or(self.routes.len());
+        self.routes.splice(at..at, apart(route));
         Ok(())
     }
 
-    /// `RTM_DELROUTE` naming protocol, gateway and interface. An IPv4 metric of 0 is any metric.
+    /// `RTM_DELROUTE` naming protocol, gateway and interface of each hop. An IPv4 metric of 0 is any metric.
     pub(crate) fn delete_route(&mut self, route: &Route) -> Result<(), Errno> {
         let any_metric = route.family == Family::Ipv4 && route.metric == 0;
         let wanted = Route { metric: effective_metric(route), ..route.clone() };
@@ -257,22 +270,29 @@ impl Kernel {
         self.addresses.retain(|other| other != address);
         let source = Some(address.prefix.address);
         let routes = std::mem::take(&mut self.routes);
-        let stays = |route: &Route| {
-            route.attributes.source != source
-                && route.hops.iter().all(|hop| hop.link != address.link || self.reaches(route, hop))
-        };
+        let touched = |route: &Route| route.hops.iter().any(|hop| hop.link == address.link);
+        let stays =
+            |route: &Route| route.attributes.source != source && (!touched(route) || self.is_alive(route));
         self.routes = routes.into_iter().filter(stays).collect();
         self.changes += 1;
     }
 
     /// Sets an interface administratively up or down. Down takes all its routes with it, in IPv4
-    /// without a word, and its IPv6 addresses.
+    /// without a word, and its IPv6 addresses. Of several hops its own are dead until it is up again
+    /// (`fib_sync_down_dev` in net/ipv4/fib_semantics.c, `fib6_ifdown` in net/ipv6/route.c); in IPv6 so
+    /// much as if they were gone, but that they come again by themselves.
     pub(crate) fn set_up(&mut self, index: LinkIndex, up: bool) {
         let Some(link) = self.links.get_mut(&index) else { return };
         (link.up, link.carrier) = (up, up);
         self.changes += 1;
         if !up {
-            self.routes.retain(|route| route.hops.iter().all(|hop| hop.link != index));
+            let routes = std::mem::take(&mut self.routes);
+            let touched = |route: &Route| route.hops.iter().any(|hop| hop.link == index);
+            let stays = |route: &Route| {
+                let beside = |other: &&Route| joined(other, route) && self.is_alive(other);
+                !touched(route) || self.is_alive(route) || routes.iter().any(|other| beside(&other))
+            };
+            self.routes = routes.iter().filter(|route| stays(route)).cloned().collect();
             self.addresses.retain(|address| {
                 address.link != index || Family::of(address.prefix.address) == Family::Ipv4
             });
@@ -287,11 +307,22 @@ impl Kernel {
         }
     }
 
-    /// The interface is gone, and all that hung on it.
+    /// The interface is gone, and all that hung on it: in IPv4 routes of several hops, too, whole.
     pub(crate) fn remove_link(&mut self, index: LinkIndex) {
         self.set_up(index, false);
+        self.routes.retain(|route| route.hops.iter().all(|hop| hop.link != index));
         self.links.remove(&index);
         self.addresses.retain(|address| address.link != index);
+    }
+
+    /// Whether a packet can leave by this hop.
+    pub(crate) fn leads(&self, route: &Route, hop: &Hop) -> bool {
+        self.links.get(&hop.link).is_some_and(|link| link.up) && self.reaches(route, hop)
+    }
+
+    /// Whether it has a hop that leads, or needs none.
+    fn is_alive(&self, route: &Route) -> bool {
+        route.hops.is_empty() || route.hops.iter().any(|hop| self.leads(route, hop))
     }
 
     fn check_route(&self, route: &Route) -> Result<(), Errno> {
@@ -324,6 +355,16 @@ impl Kernel {
     }
 }
 
+fn effective_metric(route: &Route) -> u32 {
+    if route.family == Family::Ipv6 && route.metric == 0 { IPV6_USUAL_METRIC } else { route.metric }
+}
+
+fn same_place(a: &Route, b: &Route) -> bool {
+    (a.family, a.table, a.tos, a.metric) == (b.family, b.table, b.tos, b.metric)
+        && a.destination.length == b.destination.length
+        && (a.is_default() || a.destination == b.destination)
+}
+
 /// Whether IPv6 makes one route of this one and its equals (`rt6_qualify_for_ecmp` in
 /// include/net/ip6_route.h). Those of protocol `ra` are taken for the kernel's own, which do not join.
 fn joins(route: &Route) -> bool {
@@ -334,27 +375,41 @@ fn joins(route: &Route) -> bool {
         && route.hops.iter().all(|hop| hop.gateway.is_some())
 }
 
-/// The routes as they are told: the first one speaks for all that it is joined with.
-fn joined<'a>(routes: impl Iterator<Item = &'a Route>) -> Vec<Route> {
-    let mut told: Vec<Route> = Vec::new();
+/// Whether these two are hops of one route in IPv6.
+pub(crate) fn joined(one: &Route, other: &Route) -> bool {
+    joins(one) && joins(other) && same_place(one, other)
+}
+
+/// The routes that a request lays.
+fn apart(route: Route) -> Vec<Route> {
+    if !joins(&route) {
+        return vec![route];
+    }
+    let weights = route.weights.iter().copied().chain(std::iter::repeat(Weight::ONE));
+    let leg = |(hop, weight): (&Hop, Weight)| Route {
+        hops: vec![hop.clone()],
+        weights: vec![weight],
+        ..route.clone()
+    };
+    route.hops.iter().zip(weights).map(leg).collect()
+}
+
+/// The routes as a dump shows them.
+fn show_joined<'a>(routes: impl Iterator<Item = &'a Route>) -> Vec<Route> {
+    let mut shown: Vec<Route> = Vec::new();
     for route in routes {
-        let equal = |other: &&mut Route| joins(route) && joins(other) && same_place(other, route);
-        match told.iter_mut().find(equal) {
-            Some(first) => first.hops.extend(route.hops.iter().cloned()),
-            None => told.push(route.clone()),
+        match shown.iter_mut().find(|other| joined(other, route)) {
+            Some(first) => {
+                first.hops.extend(route.hops.iter().cloned());
+                first.weights.extend(&route.weights);
+            }
+            None => shown.push(route.clone()),
         }
     }
-    told
-}
-
-fn effective_metric(route: &Route) -> u32 {
-    if route.family == Family::Ipv6 && route.metric == 0 { IPV6_USUAL_METRIC } else { route.metric }
-}
-
-fn same_place(a: &Route, b: &Route) -> bool {
-    (a.family, a.table, a.tos, a.metric) == (b.family, b.table, b.tos, b.metric)
-        && a.destination.length == b.destination.length
-        && (a.is_default() || a.destination == b.destination)
+    for route in shown.iter_mut().filter(|route| route.hops.len() < 2) {
+        route.weights.clear();
+    }
+    shown
 }
 
 /// The destination of a default route.
@@ -376,7 +431,12 @@ fn as_route(own: &OwnRoute) -> Route {
         preference: RouterPreference::default(),
         protocol: protocol::UPLINKD,
         kind: RouteKind::Unicast,
-        hops: vec![own.hop().clone()],
+        hops: own.legs().iter().map(|leg| leg.hop.clone()).collect(),
+        weights: if own.legs().single().is_some() {
+            Vec::new()
+        } else {
+            own.legs().iter().map(|leg| leg.weight).collect()
+        },
         by_object: false,
         attributes: own.attributes().clone(),
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use uplink_core::snapshot::{Family, Hop, LinkIndex, Route, RouteKind, Rule, TABLE_MAIN};
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, joined};
 
 /// Why a packet goes nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,17 +28,23 @@ pub(crate) struct Packet {
 }
 
 impl Kernel {
-    /// Where a packet to somewhere on the internet goes.
+    /// Where a packet to somewhere on the internet goes, or the first of several ways.
     pub(crate) fn default_way(&self, family: Family) -> Result<Hop, NoWay> {
-        let to = match family {
-            Family::Ipv4 => IpAddr::from([198, 51, 100, 7]),
-            Family::Ipv6 => IpAddr::from([0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 7]),
-        };
-        self.lookup(Packet { to, from: None, mark: 0, bound: None })
+        first(self.ways(somewhere(family)))
+    }
+
+    /// All ways by which packets to somewhere on the internet go: several hops share them.
+    pub(crate) fn default_ways(&self, family: Family) -> Vec<Hop> {
+        self.ways(somewhere(family)).unwrap_or_default()
+    }
+
+    /// Where a packet goes, or the first of several ways.
+    pub(crate) fn lookup(&self, packet: Packet) -> Result<Hop, NoWay> {
+        first(self.ways(packet))
     }
 
     /// Rules in their order, then the table: longest prefix, lowest metric.
-    pub(crate) fn lookup(&self, packet: Packet) -> Result<Hop, NoWay> {
+    fn ways(&self, packet: Packet) -> Result<Vec<Hop>, NoWay> {
         let family = Family::of(packet.to);
         for rule in self.rules.iter().filter(|rule| rule.family == family && matches(rule, packet)) {
             let Some(table) = rule.table else { continue };
@@ -53,15 +59,21 @@ impl Kernel {
     }
 
     /// The best route of a table: the length of its prefix and where it leads.
-    fn table_lookup(&self, family: Family, table: u32, packet: Packet) -> Option<(u32, Result<Hop, NoWay>)> {
+    fn table_lookup(
+        &self,
+        family: Family,
+        table: u32,
+        packet: Packet,
+    ) -> Option<(u32, Result<Vec<Hop>, NoWay>)> {
         let fits = |link| packet.bound.is_none_or(|bound| bound == link);
         let connected = (table == TABLE_MAIN).then(|| self.connected(packet, fits)).flatten();
+        let leads = |route: &Route, hop: &Hop| fits(hop.link) && self.leads(route, hop);
         let routes = self.routes.iter().filter(|route| {
             route.family == family
                 && route.table == table
                 && route.tos == 0
                 && route.destination.contains(packet.to)
-                && (route.hops.is_empty() || route.hops.iter().any(|hop| fits(hop.link)))
+                && (route.hops.is_empty() || route.hops.iter().any(|hop| leads(route, hop)))
         });
         let mut routes: Vec<&Route> = routes.collect();
         // Stable: equals stay in the order in which they were laid.
@@ -71,9 +83,16 @@ impl Kernel {
             (Some((length, hop)), best)
                 if best.is_none_or(|route| u32::from(route.destination.length) <= length) =>
             {
-                Some((length, Ok(hop)))
+                Some((length, Ok(vec![hop])))
             }
-            (_, Some(route)) => Some((u32::from(route.destination.length), way(route, fits))),
+            (_, Some(best)) => {
+                let shares = |route: &&&Route| std::ptr::eq(**route, *best) || joined(route, best);
+                let hops = routes
+                    .iter()
+                    .filter(shares)
+                    .flat_map(|route| route.hops.iter().filter(|hop| leads(route, hop)).cloned());
+                Some((u32::from(best.destination.length), way(best, hops.collect())))
+            }
             (_, None) => None,
         }
     }
@@ -96,12 +115,26 @@ impl Kernel {
     }
 }
 
-fn way(route: &Route, fits: impl Fn(LinkIndex) -> bool) -> Result<Hop, NoWay> {
+fn way(route: &Route, hops: Vec<Hop>) -> Result<Vec<Hop>, NoWay> {
     match route.kind {
-        RouteKind::Unicast => route.hops.iter().find(|hop| fits(hop.link)).cloned().ok_or(NoWay::NoRoute),
+        RouteKind::Unicast if hops.is_empty() => Err(NoWay::NoRoute),
+        RouteKind::Unicast => Ok(hops),
         RouteKind::Refused => Err(NoWay::Refused),
         RouteKind::Other => Err(NoWay::Opaque),
     }
+}
+
+fn first(ways: Result<Vec<Hop>, NoWay>) -> Result<Hop, NoWay> {
+    ways?.into_iter().next().ok_or(NoWay::NoRoute)
+}
+
+/// A packet to somewhere on the internet.
+fn somewhere(family: Family) -> Packet {
+    let to = match family {
+        Family::Ipv4 => IpAddr::from([198, 51, 100, 7]),
+        Family::Ipv6 => IpAddr::from([0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 7]),
+    };
+    Packet { to, from: None, mark: 0, bound: None }
 }
 
 fn matches(rule: &Rule, packet: Packet) -> bool {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use uplink_core::lease::{Holder, Lease};
-use uplink_core::snapshot::{Family, Hop, LinkIndex, Route, RouteKind, protocol};
+use uplink_core::snapshot::{Family, Hop, LinkIndex, Route, RouteKind, Weight, protocol};
 
 use super::bench::Bench;
 use super::site::{addresses, default_route, gateway, plain_default};
@@ -95,8 +95,9 @@ impl Bench {
 
     /// Somebody lays a default route over several hops.
     pub(crate) fn multipath(&mut self, family: Family, metric: u32, links: &[LinkIndex]) {
-        let hops = links.iter().flat_map(|link| default_route(*link, family).hops);
-        let _ = self.kernel.add_route(Route { metric, hops: hops.collect(), ..plain_default(family) });
+        let hops = links.iter().flat_map(|link| default_route(*link, family).hops).collect();
+        let weights = vec![Weight::ONE; links.len()];
+        let _ = self.kernel.add_route(Route { metric, hops, weights, ..plain_default(family) });
     }
 
     /// Somebody lays a default route straight out of an interface.

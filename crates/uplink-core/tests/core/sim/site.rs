@@ -6,9 +6,9 @@ use uplink_core::snapshot::{
     Address, Attributes, Family, Hop, Link, LinkIndex, LinkKind, Mac, PciAddress, PciPort, Prefix, Route,
     RouteKind, RouterPreference, TABLE_MAIN, protocol,
 };
-use uplink_core::status::Health;
+use uplink_core::status::{Health, Reason};
 
-use super::bench::Bench;
+use super::bench::{Bench, Elected};
 use super::kernel::everywhere;
 use super::world::Gateway;
 
@@ -141,6 +141,7 @@ pub(crate) fn plain_default(family: Family) -> Route {
         kind: RouteKind::Unicast,
         hops: Vec::new(),
         by_object: false,
+        weights: Vec::new(),
         attributes: Attributes::default(),
     }
 }
@@ -203,7 +204,7 @@ impl Bench {
 
     /// How often a family changed its mind after the first decision.
     pub(crate) fn moves(&self, family: Family) -> usize {
-        self.elections.iter().filter(|e| e.family == family && e.before.is_some()).count()
+        self.elections.iter().filter(|e| e.family == family && !e.before.is_empty()).count()
     }
 
     /// Neither family changed its mind after the first decision.
@@ -212,6 +213,13 @@ impl Bench {
         for family in Family::ALL {
             assert_eq!(self.moves(family), 0, "{family}: {:#?}", self.elections);
         }
+    }
+
+    /// After the first decision, only members of the pin were added.
+    #[track_caller]
+    pub(crate) fn assert_never_moved_but_joined(&self) {
+        let joined = |e: &Elected| e.before.is_empty() || e.reason == Reason::MemberJoined;
+        assert!(self.elections.iter().all(joined), "{:#?}", self.elections);
     }
 
     /// Both families' packets leave by `link`.
