@@ -117,6 +117,17 @@ impl Gateway {
         }
     }
 
+    /// One that is not in use.
+    pub(super) fn spare(
+        family: Family,
+        link: LinkIndex,
+        address: IpAddr,
+        source: IpAddr,
+        now: Instant,
+    ) -> Self {
+        Self { spare: true, ..Self::new(family, link, address, source, now) }
+    }
+
     /// It is asked for in this way.
     pub(super) fn is(&self, link: LinkIndex, address: IpAddr, source: IpAddr) -> bool {
         (self.link, self.address, self.source) == (link, address, source)

@@ -26,7 +26,7 @@ impl Spares {
         let spares = path.spares.iter().map(|found| {
             let at = self.0.iter().position(|spare| spare.gateway.is(link, found.gateway, found.source));
             let mut gateway = at.map_or_else(
-                || Gateway::new(path.family, link, found.gateway, found.source, now),
+                || Gateway::spare(path.family, link, found.gateway, found.source, now),
                 |at| self.0.swap_remove(at).gateway,
             );
             // A default route names it: it is trusted, whoever answers.

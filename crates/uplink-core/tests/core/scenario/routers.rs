@@ -204,3 +204,10 @@ fn those_of_a_path_that_is_not_elected_change_without_a_word_to_the_kernel() {
         Some(second_gateway(MGMT, Family::Ipv4))
     );
 }
+
+#[test]
+fn only_the_gateway_in_use_is_watched() {
+    let mut bench = two_gateways_and_steered();
+    set(&mut bench, second_gateway, &Gateway::silent());
+    assert_eq!(bench.until(secs(5), |bench| !bench.watched.is_empty()), None, "who uses none of its packets");
+}
