@@ -244,6 +244,19 @@ fn a_restart_does_not_trust_another_that_answers_for_the_gateway() {
 }
 
 #[test]
+fn a_stranger_who_answers_now_and_then_is_told_once() {
+    let mut bench = restarted_without_route(|_| ());
+    for _ in 0..5 {
+        answers_as(&mut bench, STRANGER);
+        bench.run(secs(11));
+        bench.revive(PORT);
+        bench.run(secs(11));
+    }
+    let told = Notice::Stranger { uplink: DPU.to_owned(), family: Family::Ipv4, mac: STRANGER };
+    assert_eq!(bench.notices.iter().filter(|(_, notice)| *notice == told).count(), 1);
+}
+
+#[test]
 fn a_restart_in_another_prefix_does_not_know_the_gateway() {
     let mut bench = restarted_without_route(|bench| {
         for address in &mut bench.kernel.addresses {
