@@ -357,17 +357,23 @@ impl Core {
         }
     }
 
-    /// The gateways that paths go by; at the beginning, those of the pins that were left.
+    /// The gateways that paths go by and that have answered; at the beginning, those of the pins that were
+    /// left. One that is known by neither gives way to whatever is preferred.
     fn in_use(&self) -> Vec<(Family, Hop)> {
+        let pin = |family| Some((family, current_pin(self.snapshot.as_ref()?, family)?));
+        let hops = |(family, pin): (Family, OwnRoute)| -> Vec<(Family, Hop)> {
+            pin.legs().iter().map(|leg| (family, leg.hop.clone())).collect()
+        };
+        let pins: Vec<_> = Family::ALL.into_iter().filter_map(pin).flat_map(hops).collect();
         if self.uplinks.is_empty() {
-            let pin = |family| Some((family, current_pin(self.snapshot.as_ref()?, family)?));
-            let pins = Family::ALL.into_iter().filter_map(pin);
-            let hops = |(family, pin): (Family, OwnRoute)| -> Vec<(Family, Hop)> {
-                pin.legs().iter().map(|leg| (family, leg.hop.clone())).collect()
-            };
-            return pins.flat_map(hops).collect();
+            return pins;
         }
-        paths(&self.uplinks).filter_map(|(key, path)| Some((key.family, path.hop.clone()?))).collect()
+        let used = paths(&self.uplinks).filter_map(|(key, path)| {
+            let unproven = self.judges.get(&key).is_some_and(Judge::is_unproven);
+            let used = (key.family, path.hop.clone()?);
+            (!unproven || pins.contains(&used)).then_some(used)
+        });
+        used.collect()
     }
 
     /// Lets paths go on by another of their gateways where that is better. Tells whether any does.
