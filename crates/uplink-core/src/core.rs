@@ -378,20 +378,21 @@ impl Core {
 
     /// Lets paths go on by another of their gateways where that is better. Tells whether any does.
     fn change_gateways(&mut self, now: Instant) -> bool {
-        let mut hints = self.hints();
-        let mut notices = Vec::new();
-        for (key, judge) in &self.judges {
-            let Some(instead) = judge.gateway_instead(now, self.limits) else { continue };
-            let Way::Gateway { link, gateway, .. } = *judge.way() else { continue };
-            hints.in_use.retain(|(family, hop)| (*family, hop.link) != (key.family, link));
-            hints.in_use.push((key.family, Hop { link, gateway: Some(instead) }));
+        let change = |(key, judge): (&PathKey, &Judge)| {
+            let instead = judge.gateway_instead(now, self.limits)?;
+            let Way::Gateway { link, gateway, .. } = *judge.way() else { return None };
             let (uplink, family, health) = (key.uplink.clone(), key.family, judge.standing().health());
-            notices.push(Notice::LeavesGateway { uplink, family, gateway, health });
-        }
-        if notices.is_empty() {
+            let notice = Notice::LeavesGateway { uplink, family, gateway, health };
+            Some((family, Hop { link, gateway: Some(instead) }, notice))
+        };
+        let changes: Vec<_> = self.judges.iter().filter_map(change).collect();
+        if changes.is_empty() {
             return false;
         }
-        for notice in notices {
+        let mut hints = self.hints();
+        for (family, hop, notice) in changes {
+            hints.in_use.retain(|(its, used)| (*its, used.link) != (family, hop.link));
+            hints.in_use.push((family, hop));
             self.tell(notice, now);
         }
         self.rediscover_by(&hints, now);
