@@ -326,11 +326,21 @@ impl Core {
     /// What works and may be gone from the kernel's table for the moment of a renewal.
     fn hints(&self) -> Hints {
         let link = |key: PathKey| self.uplinks.iter().find(|uplink| uplink.name == key.uplink)?.link;
-        Hints {
-            gateways: self.gateways.clone(),
-            elected: self.elected().filter_map(link).collect(),
-            in_use: self.in_use(),
-        }
+        let elected: Vec<LinkIndex> = if self.uplinks.is_empty() {
+            self.pins().into_iter().map(|(_, hop)| hop.link).collect()
+        } else {
+            self.elected().filter_map(link).collect()
+        };
+        Hints { gateways: self.gateways.clone(), elected, in_use: self.in_use() }
+    }
+
+    /// Where the pins lead: at the beginning, those that were left.
+    fn pins(&self) -> Vec<(Family, Hop)> {
+        let pin = |family| Some((family, current_pin(self.snapshot.as_ref()?, family)?));
+        let hops = |(family, pin): (Family, OwnRoute)| -> Vec<(Family, Hop)> {
+            pin.legs().iter().map(|leg| (family, leg.hop.clone())).collect()
+        };
+        Family::ALL.into_iter().filter_map(pin).flat_map(hops).collect()
     }
 
     /// Remembers the gateways that answered.
@@ -360,11 +370,7 @@ impl Core {
     /// The gateways that paths go by and that have answered; at the beginning, those of the pins that were
     /// left. One that is known by neither gives way to whatever is preferred.
     fn in_use(&self) -> Vec<(Family, Hop)> {
-        let pin = |family| Some((family, current_pin(self.snapshot.as_ref()?, family)?));
-        let hops = |(family, pin): (Family, OwnRoute)| -> Vec<(Family, Hop)> {
-            pin.legs().iter().map(|leg| (family, leg.hop.clone())).collect()
-        };
-        let pins: Vec<_> = Family::ALL.into_iter().filter_map(pin).flat_map(hops).collect();
+        let pins = self.pins();
         if self.uplinks.is_empty() {
             return pins;
         }
