@@ -15,9 +15,15 @@ pub(crate) const FOR_DEMO: [Needed; 1] = [("ip", "iproute2")];
 pub(crate) const FOR_BENCH: [Needed; 3] =
     [("ip", "iproute2"), ("unshare", "util-linux"), ("nsenter", "util-linux")];
 
-/// Programs that the benchmark compares with, and what these run.
-pub(crate) const FOR_COMPARISON: [Needed; 3] =
-    [("keepalived", "keepalived"), ("fping", "fping"), ("ping", "iputils-ping")];
+/// Programs that the benchmark compares with, what these run, and a DHCP client and its server. Not FRR: its package starts routing
+/// daemons, which nobody should get unasked.
+pub(crate) const FOR_COMPARISON: [Needed; 5] = [
+    ("dhclient", "isc-dhcp-client"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("fping", "fping"),
+    ("keepalived", "keepalived"),
+    ("ping", "iputils-ping"),
+];
 
 /// Programs that the tests run.
 pub(crate) const FOR_TESTS: [Needed; 16] = [

@@ -34,7 +34,8 @@ enum Task {
     Demo,
     /// Install or name what is missing, then run every check and every test
     Test,
-    /// Measure the daemon beside what people use today: a table, and files if asked; under 20 minutes
+    /// Measure the daemon beside what people use today: a table, and files if asked; under 20 minutes,
+    /// with --all some hours
     Bench {
         /// Handed on to the benchmark; `-- --help` lists what there is
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -333,11 +333,21 @@ impl Core {
     /// What works and may be gone from the kernel's table for the moment of a renewal.
     fn hints(&self) -> Hints {
         let link = |key: PathKey| self.uplinks.iter().find(|uplink| uplink.name == key.uplink)?.link;
-        Hints {
-            gateways: self.gateways.clone(),
-            elected: self.elected().filter_map(link).collect(),
-            in_use: self.in_use(),
-        }
+        let elected: Vec<LinkIndex> = if self.uplinks.is_empty() {
+            self.pins().into_iter().map(|(_, hop)| hop.link).collect()
+        } else {
+            self.elected().filter_map(link).collect()
+        };
+        Hints { gateways: self.gateways.clone(), elected, in_use: self.in_use() }
+    }
+
+    /// Where the pins lead: at the beginning, those that were left.
+    fn pins(&self) -> Vec<(Family, Hop)> {
+        let pin = |family| Some((family, current_pin(self.snapshot.as_ref()?, family)?));
+        let hops = |(family, pin): (Family, OwnRoute)| -> Vec<(Family, Hop)> {
+            pin.legs().iter().map(|leg| (family, leg.hop.clone())).collect()
+        };
+        Family::ALL.into_iter().filter_map(pin).flat_map(hops).collect()
     }
 
     /// Remembers the gateways that answered.
@@ -364,35 +374,38 @@ impl Core {
         }
     }
 
-    /// The gateways that paths go by; at the beginning, those of the pins that were left.
+    /// The gateways that paths go by and that have answered; at the beginning, those of the pins that were
+    /// left. One that is known by neither gives way to whatever is preferred.
     fn in_use(&self) -> Vec<(Family, Hop)> {
+        let pins = self.pins();
         if self.uplinks.is_empty() {
-            let pin = |family| Some((family, current_pin(self.snapshot.as_ref()?, family)?));
-            let pins = Family::ALL.into_iter().filter_map(pin);
-            let hops = |(family, pin): (Family, OwnRoute)| -> Vec<(Family, Hop)> {
-                pin.legs().iter().map(|leg| (family, leg.hop.clone())).collect()
-            };
-            return pins.flat_map(hops).collect();
+            return pins;
         }
-        paths(&self.uplinks).filter_map(|(key, path)| Some((key.family, path.hop.clone()?))).collect()
+        let used = paths(&self.uplinks).filter_map(|(key, path)| {
+            let unproven = self.judges.get(&key).is_some_and(Judge::is_unproven);
+            let used = (key.family, path.hop.clone()?);
+            (!unproven || pins.contains(&used)).then_some(used)
+        });
+        used.collect()
     }
 
     /// Lets paths go on by another of their gateways where that is better. Tells whether any does.
     fn change_gateways(&mut self, now: Instant) -> bool {
-        let mut hints = self.hints();
-        let mut notices = Vec::new();
-        for (key, judge) in &self.judges {
-            let Some(instead) = judge.gateway_instead(now, self.limits) else { continue };
-            let Way::Gateway { link, gateway, .. } = *judge.way() else { continue };
-            hints.in_use.retain(|(family, hop)| (*family, hop.link) != (key.family, link));
-            hints.in_use.push((key.family, Hop { link, gateway: Some(instead) }));
+        let change = |(key, judge): (&PathKey, &Judge)| {
+            let instead = judge.gateway_instead(now, self.limits)?;
+            let Way::Gateway { link, gateway, .. } = *judge.way() else { return None };
             let (uplink, family, health) = (key.uplink.clone(), key.family, judge.standing().health());
-            notices.push(Notice::LeavesGateway { uplink, family, gateway, health });
-        }
-        if notices.is_empty() {
+            let notice = Notice::LeavesGateway { uplink, family, gateway, health };
+            Some((family, Hop { link, gateway: Some(instead) }, notice))
+        };
+        let changes: Vec<_> = self.judges.iter().filter_map(change).collect();
+        if changes.is_empty() {
             return false;
         }
-        for notice in notices {
+        let mut hints = self.hints();
+        for (family, hop, notice) in changes {
+            hints.in_use.retain(|(its, used)| (*its, used.link) != (family, hop.link));
+            hints.in_use.push((family, hop));
             self.tell(notice, now);
         }
         self.rediscover_by(&hints, now);

@@ -130,7 +130,7 @@ pub enum Way {
 pub struct Hints {
     /// Gateways that work, or did when they were last asked.
     pub gateways: BTreeMap<PathKey, Known>,
-    /// The interfaces of the elected paths.
+    /// The interfaces of the elected paths; at the beginning, those of the pins that were left.
     pub elected: Vec<LinkIndex>,
     /// The gateways that paths go by: each stays while a default route names it, whatever else does.
     pub in_use: Vec<(Family, Hop)>,

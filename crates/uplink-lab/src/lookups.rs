@@ -15,6 +15,7 @@ use crate::error::{Doing, Result};
 use crate::host::Host;
 use crate::kernel::{Names, ask_on, lookup_message, read_route};
 use crate::record::{Record, Stamped};
+use crate::sys;
 
 /// The kernel's answer to a lookup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +124,10 @@ impl Drop for Lookups {
 
 impl Shared {
     fn ask(&self, socket: &Socket, addresses: &[IpAddr], interval: Duration) {
+        if !interval.is_zero() {
+            // What it saw late would be dated late.
+            sys::hurry();
+        }
         let mut last: Vec<Option<Way>> = vec![None; addresses.len()];
         let mut due = now();
         while !self.stop.load(Ordering::Relaxed) {

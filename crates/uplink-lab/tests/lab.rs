@@ -19,8 +19,8 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Failed, Trial};
 use uplink_core::snapshot::Family;
 use uplink_lab::{
-    Change, Changes, Daemon, End, Fault, Flow, Host, INTERNET4, INTERNET6, Lag, Load, Lookups, PciFunction,
-    STREAM_INTERVAL, Site, Stream, StreamReport, Uplink, enter, now, pass,
+    Change, Changes, Churn, Daemon, End, Fault, Flow, Host, INTERNET4, INTERNET6, Lag, Load, Lookups,
+    PciFunction, STREAM_INTERVAL, Site, Stream, StreamReport, Uplink, enter, now, pass,
 };
 
 type Outcome = Result<(), Failed>;
@@ -58,6 +58,7 @@ fn main() {
         ("stream to the worker", stream_to_worker),
         ("stream counts refused packets", stream_refused),
         ("changes and lookups", changes_and_lookups),
+        ("crowd: many routes, changes without pause", crowd),
         ("table text tells a difference", table_text),
         ("files of programs that configure the network are the host's own", own_files),
         ("daemon: log, notes, status, cost, end", daemon),
@@ -307,6 +308,29 @@ fn stream_refused() -> Outcome {
     assert!(gap.at >= start && gap.at + gap.length <= back);
     assert_eq!(gap.packets, report.failed);
     assert_eq!(report.longest_gap(), gap.length);
+    Ok(())
+}
+
+fn crowd() -> Outcome {
+    let site = Site::new()?;
+    let (worker, mgmt) = (&site.worker, &site.mgmt);
+    let changes = Changes::start_without_crowd(worker)?;
+    let before = worker.routes(Family::Ipv4)?.len();
+    worker.lay_crowd(mgmt.interface, mgmt.gateway4, 1234)?;
+    assert_eq!(worker.routes(Family::Ipv4)?.len(), before + 1234);
+    let churn = Churn::start(worker, mgmt.interface, mgmt.gateway4, 10_000)?;
+    let end = now() + BOUND;
+    while churn.so_far().changes < 1000 {
+        assert!(now() < end, "{:?}", churn.so_far());
+        pass(SILENCE / 20);
+    }
+    assert!(churn.so_far().cpu > Duration::ZERO);
+    // Only the default route is heard of.
+    let begun = now();
+    worker.ip("route add default via 10.0.10.1 dev mgmt metric 7")?;
+    let added = |change: &Change| matches!(change, Change::RouteAdded(route) if route.metric == 7);
+    changes.wait_for("the default route", begun, BOUND, added)?;
+    assert_eq!(changes.all().len(), 1, "{:?}", changes.all());
     Ok(())
 }
 

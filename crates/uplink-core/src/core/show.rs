@@ -55,7 +55,7 @@ impl Core {
             health: health(judge.standing(), self.family(path.family).election.shared()),
             gateway,
             learned,
-            unreadable_lease: unreadable().filter(|_| path.way == Way::Broken(Cause::Gateway)),
+            unreadable_lease: (path.way == Way::Broken(Cause::Gateway)).then(unreadable).flatten(),
             last_answer: judge.heard(),
             loss_percent: judge.loss_percent(),
             asked: judge.asked(),

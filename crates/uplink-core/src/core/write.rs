@@ -7,7 +7,7 @@ use super::{Core, FamilyState, paths};
 use crate::contest::Contest;
 use crate::discover::{Path, PathKey, Uplink, Way};
 use crate::event::{Outcome, Output};
-use crate::judge::Standing;
+use crate::judge::{Judge, Standing};
 use crate::own::{Leg, Legs, Op};
 use crate::paths::{self, MAX_UPLINKS, PathWay, sources};
 use crate::plan::{Plan, ProbeWay, Wanted, current_pin, plan};
@@ -163,10 +163,7 @@ impl Core {
     /// leads to: the route moves to nothing less proven.
     fn proven_way(&self, key: &PathKey, path: &Path) -> Option<(Hop, Attributes)> {
         let hop = path.hop.clone()?;
-        let unproven = self
-            .judges
-            .get(key)
-            .is_some_and(|judge| matches!(judge.way(), Way::Gateway { .. }) && judge.last_answer().is_none());
+        let unproven = self.judges.get(key).is_some_and(Judge::is_unproven);
         let pin = current_pin(self.snapshot.as_ref()?, key.family).filter(|_| unproven);
         let pinned = pin.and_then(|pin| {
             let leg = pin.legs().iter().find(|leg| leg.hop.link == hop.link && leg.hop != hop)?;

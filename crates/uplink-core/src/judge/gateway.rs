@@ -41,8 +41,10 @@ pub(super) struct Gateway {
     mac: Option<Mac>,
     /// Who must answer, if it is remembered: the answers of anybody else are not its own.
     expected: Option<Mac>,
-    /// Another answered, and nobody was told yet.
+    /// Another that answered last.
     stranger: Option<Mac>,
+    /// The last of those that was told.
+    stranger_told: Option<Mac>,
     next_identify: Instant,
     /// The kind that is asked on the tick.
     asked: Kind,
@@ -96,6 +98,7 @@ impl Gateway {
             mac: None,
             expected: None,
             stranger: None,
+            stranger_told: None,
             next_identify: now,
             asked: Kind::Icmp,
             asks: VecDeque::new(),
@@ -115,6 +118,17 @@ impl Gateway {
             spare: false,
             comeback: Comeback::new(None),
         }
+    }
+
+    /// One that is not in use.
+    pub(super) fn spare(
+        family: Family,
+        link: LinkIndex,
+        address: IpAddr,
+        source: IpAddr,
+        now: Instant,
+    ) -> Self {
+        Self { spare: true, ..Self::new(family, link, address, source, now) }
     }
 
     /// It is asked for in this way.
@@ -297,9 +311,10 @@ impl Gateway {
         self.mac
     }
 
-    /// Who answers although another is remembered, once.
+    /// Who answers although another is remembered, once, however often both take turns.
     pub(super) fn take_stranger(&mut self) -> Option<Mac> {
-        self.stranger.take()
+        let told = std::mem::replace(&mut self.stranger_told, self.stranger);
+        self.stranger.filter(|stranger| told != Some(*stranger))
     }
 
     pub(super) const fn asked(&self) -> Kind {
@@ -435,7 +450,7 @@ impl Gateway {
     /// Takes in who answered, if the answer says that.
     fn identified(&mut self, mac: Option<Mac>) {
         let Some(mac) = mac else { return };
-        if self.expected.is_some_and(|expected| expected != mac) && self.mac != Some(mac) {
+        if self.expected.is_some_and(|expected| expected != mac) {
             self.stranger = Some(mac);
         }
         self.mac = Some(mac);

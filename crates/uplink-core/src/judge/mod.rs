@@ -250,6 +250,11 @@ impl Judge {
         &self.way
     }
 
+    /// Its gateway has never answered.
+    pub(crate) fn is_unproven(&self) -> bool {
+        matches!(self.way, Way::Gateway { .. }) && self.last_answer().is_none()
+    }
+
     /// The gateway that the path should go by from now on instead of the one in use.
     pub(crate) fn gateway_instead(&self, now: Instant, limits: Limits) -> Option<IpAddr> {
         self.spares.instead_of(self.gateway.as_ref()?, now, limits)

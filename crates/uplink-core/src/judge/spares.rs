@@ -26,7 +26,7 @@ impl Spares {
         let spares = path.spares.iter().map(|found| {
             let at = self.0.iter().position(|spare| spare.gateway.is(link, found.gateway, found.source));
             let mut gateway = at.map_or_else(
-                || Gateway::new(path.family, link, found.gateway, found.source, now),
+                || Gateway::spare(path.family, link, found.gateway, found.source, now),
                 |at| self.0.swap_remove(at).gateway,
             );
             // A default route names it: it is trusted, whoever answers.
@@ -42,13 +42,14 @@ impl Spares {
         self.0.push(Spare { gateway, preferred: false });
     }
 
-    /// The gateway that is in use from now on, if it was one of these.
+    /// The gateway that is in use from now on, if it was one of these and works. One that does not has a
+    /// patience of its own: the route of the other may be gone for the moment of a renewal only.
     pub(super) fn take(&mut self, way: &Way) -> Option<Gateway> {
         let Way::Gateway { link, gateway, source } = way else { return None };
         let at = self.0.iter().position(|spare| spare.gateway.is(*link, *gateway, *source))?;
         let mut gateway = self.0.swap_remove(at).gateway;
         gateway.is_taken();
-        Some(gateway)
+        (gateway.standing() == Standing::Up).then_some(gateway)
     }
 
     pub(super) fn advance(&mut self, now: Instant, in_use: &Gateway, limits: Limits, desk: &mut Desk) {

@@ -119,12 +119,9 @@ impl State {
     /// Puts everything that was read in the place of what was known. Returns whether that differs.
     pub(super) fn replace(&mut self, read: Read) -> bool {
         let Read { links, mut addresses, routes, rules, dpu_ports, rp_filter, tracking } = read;
-        self.nexthops = routes.iter().filter_map(|kept| kept.nexthop).collect();
-        routes.iter().for_each(|kept| self.note_end(kept));
-        let mut routes: Vec<_> =
-            routes.into_iter().filter(|kept| !kept.is_over()).map(|kept| kept.route).collect();
+        self.nexthops.clear();
+        let routes = self.living(routes);
         addresses.sort_by_key(address_place);
-        routes.sort_by_key(place);
         let links = links.into_iter().map(|link| (link.index, self.identified(link))).collect();
         let leases = self.snapshot.leases.clone();
         let mut snapshot =
@@ -133,6 +130,16 @@ impl State {
         let differs = snapshot != self.snapshot;
         self.snapshot = snapshot;
         differs
+    }
+
+    /// Puts these routes in the place of all of their family. Returns whether they differ.
+    pub(super) fn replace_routes(&mut self, family: Family, read: Vec<Kept>) -> bool {
+        let mut routes = self.living(read);
+        routes.extend(self.snapshot.routes.iter().filter(|route| route.family != family).cloned());
+        routes.sort_by_key(place);
+        let before = std::mem::replace(&mut self.snapshot.routes, routes);
+        drop_dead_routes(&mut self.snapshot);
+        before != self.snapshot.routes
     }
 
     /// Puts these routes in the place of all own ones.
@@ -311,6 +318,16 @@ impl State {
             (_, true, _) | (_, false, Family::Ipv6) => return Effect::LOOK,
         }
         effect
+    }
+
+    /// The routes whose lives are not over, in the snapshot's order.
+    fn living(&mut self, read: Vec<Kept>) -> Vec<Route> {
+        self.nexthops.extend(read.iter().filter_map(|kept| kept.nexthop));
+        read.iter().for_each(|kept| self.note_end(kept));
+        let living = read.into_iter().filter(|kept| !kept.is_over());
+        let mut routes: Vec<_> = living.map(|kept| kept.route).collect();
+        routes.sort_by_key(place);
+        routes
     }
 
     fn note_end(&mut self, kept: &Kept) {
@@ -657,25 +674,18 @@ mod tests {
             advertised.attributes.push(route::ends_in(expires));
             advertised
         };
-        let read = |state: &State, expires| Read {
-            links: state.snapshot.links.values().cloned().collect(),
-            addresses: Vec::new(),
-            routes: vec![kept(&laid(expires))],
-            rules: Vec::new(),
-            dpu_ports: Vec::new(),
-            rp_filter: 0,
-            tracking: Tracking::default(),
-        };
+        let read =
+            |state: &mut State, expires| state.replace_routes(Family::Ipv6, vec![kept(&laid(expires))]);
         let mut state = state();
+        let ipv4 = default_route(1, "10.0.0.1", 100);
+        tell(&mut state, RTM_NEWROUTE, ADD, &ipv4);
         tell(&mut state, RTM_NEWROUTE, ADD, &laid(300));
         assert_eq!(state.take_end(), Some(Duration::from_secs(3)));
         assert_eq!(state.take_end(), None, "it is told once");
-        let prolonged = read(&state, 900);
-        assert!(!state.replace(prolonged));
+        assert!(!read(&mut state, 900));
         assert_eq!(state.take_end(), Some(Duration::from_secs(9)));
-        let over = read(&state, -1);
-        assert!(state.replace(over));
-        assert!(gateways(&state).is_empty());
+        assert!(read(&mut state, -1));
+        assert_eq!(gateways(&state), ["10.0.0.1"]);
         assert_eq!(state.take_end(), Some(REVIVED_WITHIN));
         // The kernel deletes it a while later.
         assert_eq!(tell(&mut state, RTM_DELROUTE, 0, &laid(-900)), Effect::NONE);

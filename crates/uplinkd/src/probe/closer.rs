@@ -26,3 +26,14 @@ impl Closer {
         self.thread = thread::Builder::new().name("close".to_owned()).spawn(move || drop(sockets)).ok();
     }
 }
+
+/// Closes these all at once and waits: at the end of the process the kernel would close one after the
+/// other, and wait for a grace period with each.
+pub(super) fn close_at_once(sockets: Vec<Socket>) {
+    thread::scope(|scope| {
+        for socket in sockets {
+            // Without a thread to be had it is closed here.
+            let _ = thread::Builder::new().name("close".to_owned()).spawn_scoped(scope, move || drop(socket));
+        }
+    });
+}

@@ -110,6 +110,12 @@ pub(crate) enum AskError {
     Random(#[source] io::Error),
 }
 
+impl Drop for Prober {
+    fn drop(&mut self) {
+        closer::close_at_once(self.packet_sockets(|_| true));
+    }
+}
+
 impl Prober {
     /// A prober without sockets: they are opened when first needed. Must be called within the
     /// runtime.
@@ -191,11 +197,16 @@ impl Prober {
         self.asked.forget(link);
         self.echoes.retain(|(at, _), _| *at != link);
         self.connects.retain(|_, connect| connect.link != link);
-        let arp = self.arps.remove(&link).map(|arp| arp.socket);
-        let solicitations = self.solicitations.remove(&link).map(|s| s.interface);
-        let watches = self.watches.extract_if(.., |(at, _), _| *at == link);
-        let watches = watches.map(|(_, watch)| watch.socket);
-        self.closer.close(arp.into_iter().chain(solicitations).chain(watches));
+        let sockets = self.packet_sockets(|at| at == link);
+        self.closer.close(sockets);
+    }
+
+    /// Takes the packet sockets of interfaces away.
+    fn packet_sockets(&mut self, of: impl Fn(LinkIndex) -> bool) -> Vec<Socket> {
+        let arps = self.arps.extract_if(.., |link, _| of(*link)).map(|(_, arp)| arp.socket);
+        let solicitations = self.solicitations.extract_if(.., |link, _| of(*link));
+        let watches = self.watches.extract_if(.., |(link, _), _| of(*link)).map(|(_, watch)| watch.socket);
+        arps.chain(solicitations.map(|(_, s)| s.interface)).chain(watches).collect()
     }
 
     /// Returns when [`Prober::drain`] has something to read. Dropping the future loses nothing.

@@ -9,6 +9,7 @@
     reason = "a test program with its own main: it may print and panic"
 )]
 
+mod crowd;
 mod figures;
 #[path = "../lab/scene.rs"]
 #[allow(dead_code, reason = "the other test program uses the rest of it")]
@@ -25,6 +26,7 @@ fn main() {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let trials: Vec<Trial> = [switch::trials(), steady::trials()].into_iter().flatten().collect();
+    let trials: Vec<Trial> =
+        [switch::trials(), steady::trials(), crowd::trials()].into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

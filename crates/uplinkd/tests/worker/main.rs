@@ -12,7 +12,6 @@
 )]
 
 mod boot;
-mod dhcp;
 mod outage;
 mod service;
 mod worker;

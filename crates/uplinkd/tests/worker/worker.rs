@@ -9,9 +9,11 @@ use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 use uplink_core::snapshot::protocol;
 use uplink_core::time::Instant;
-use uplink_lab::{Child, Container, INTERNET4, INTERNET6, Lookups, Site, now, pass};
+use uplink_lab::{
+    Container, DhcpServer, INTERNET4, INTERNET6, Lookups, Offer, RouterAdvertiser, Site, Uplink, now, pass,
+};
 
-use crate::{TREE, dhcp};
+use crate::TREE;
 
 pub(crate) type Outcome = Result<(), Failed>;
 
@@ -59,7 +61,7 @@ pub(crate) fn trial(name: &str, test: fn() -> Outcome) -> Trial {
 /// A worker; it is off at first, and its cables are not plugged.
 pub(crate) struct Worker {
     pub(crate) container: Container,
-    _servers: [Child; 2],
+    _servers: [(DhcpServer, RouterAdvertiser); 2],
     pub(crate) site: Site,
 }
 
@@ -72,7 +74,7 @@ impl Worker {
         site.unplug(&site.mgmt)?;
         site.worker.sysctl("net/ipv6/conf/default/accept_ra", "0")?;
         site.worker.give_pci("port", "0000:03:00.0")?;
-        let servers = [dhcp::serve(&site.port)?, dhcp::serve(&site.mgmt)?];
+        let servers = [serve(&site.port)?, serve(&site.mgmt)?];
         let tree = TREE.get().ok_or("the tree is built in main")?;
         let worker = Self { container: Container::new(&site.worker, tree)?, _servers: servers, site };
         worker.install()?;
@@ -260,6 +262,13 @@ impl Worker {
         fs::copy(from, path).map_err(|error| format!("{}: {error}", from.display()))?;
         Ok(())
     }
+}
+
+/// Serves what the site's plan says this uplink has; not as often as tests of the clients need it.
+fn serve(uplink: &Uplink) -> Result<(DhcpServer, RouterAdvertiser), Failed> {
+    let offer = Offer { renew_after: Duration::from_secs(50), ..Offer::of(uplink) };
+    let advertiser = RouterAdvertiser::start(uplink, Duration::from_secs(1800))?;
+    Ok((DhcpServer::start(uplink, &offer)?, advertiser))
 }
 
 /// No lookup failed.

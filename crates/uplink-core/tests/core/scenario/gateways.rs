@@ -8,7 +8,9 @@ use uplink_core::status::{Cause, GatewaySource, Health, Notice, PathStatus, Reas
 
 use crate::sim::bench::Bench;
 use crate::sim::secs;
-use crate::sim::site::{DPU, MGMT, PORT, default_route, gateway, plain_default, steered_worker, worker};
+use crate::sim::site::{
+    BOARD, DPU, MGMT, PORT, default_route, gateway, plain_default, steered_worker, worker,
+};
 
 /// Another host that answers in the port's place.
 const STRANGER: Mac = Mac([2, 0, 0, 0, 9, 9]);
@@ -211,6 +213,27 @@ fn restarted_without_route(between: impl FnOnce(&mut Bench)) -> Bench {
     bench
 }
 
+/// Two interfaces that only their default routes make uplinks.
+#[test]
+fn a_restart_knows_the_uplink_whose_route_is_gone_by_its_pin() {
+    let mut bench = Bench::new(1);
+    for (link, name) in [(PORT, "eth0"), (MGMT, BOARD)] {
+        bench.plug(link, name);
+        bench.lease(link);
+    }
+    bench.start();
+    bench.run(secs(20));
+    bench.assert_way(MGMT);
+    bench.forget_routes(|route| Family::ALL.map(|family| default_route(MGMT, family)).contains(route));
+    bench.run(secs(5));
+    assert_eq!(bench.way(Family::Ipv4), Some(MGMT));
+    let writes = bench.writes();
+    bench.restart();
+    bench.run(secs(60));
+    assert_eq!(bench.way(Family::Ipv4), Some(MGMT));
+    assert_eq!((bench.writes(), bench.family(Family::Ipv4).reason), (writes, Reason::TakenOver));
+}
+
 fn answers_as(bench: &mut Bench, mac: Mac) {
     bench.gateways(PORT, |gateway| gateway.mac = mac);
 }
@@ -241,6 +264,19 @@ fn a_restart_does_not_trust_another_that_answers_for_the_gateway() {
     bench.run(secs(60));
     bench.assert_way(PORT);
     assert_eq!(port(&bench).health, Health::Up);
+}
+
+#[test]
+fn a_stranger_who_answers_now_and_then_is_told_once() {
+    let mut bench = restarted_without_route(|_| ());
+    for _ in 0..5 {
+        answers_as(&mut bench, STRANGER);
+        bench.run(secs(11));
+        bench.revive(PORT);
+        bench.run(secs(11));
+    }
+    let told = Notice::Stranger { uplink: DPU.to_owned(), family: Family::Ipv4, mac: STRANGER };
+    assert_eq!(bench.notices.iter().filter(|(_, notice)| *notice == told).count(), 1);
 }
 
 #[test]

@@ -204,3 +204,31 @@ fn those_of_a_path_that_is_not_elected_change_without_a_word_to_the_kernel() {
         Some(second_gateway(MGMT, Family::Ipv4))
     );
 }
+
+#[test]
+fn only_the_gateway_in_use_is_watched() {
+    let mut bench = two_gateways_and_steered();
+    set(&mut bench, second_gateway, &Gateway::silent());
+    assert_eq!(bench.until(secs(5), |bench| !bench.watched.is_empty()), None, "who uses none of its packets");
+}
+
+/// A DHCP client deletes its route and lays it again, beside another that leads to a dead router.
+#[test]
+fn a_renewal_beside_a_dead_router_is_no_fall() {
+    for pinned in [true, false] {
+        let mut bench = two_gateways_and_steered();
+        if !pinned {
+            bench.forget_routes(|route| route.hops.iter().any(|hop| hop.link == MGMT));
+        }
+        set(&mut bench, second_gateway, &Gateway::silent());
+        bench.run(secs(10));
+        let route = default_route(PORT, Family::Ipv4);
+        bench.forget_routes(|other| *other == route);
+        bench.run(ms(20));
+        bench.kernel.add_route(route).expect("it is laid");
+        bench.until(ms(50), |bench| by(bench, gateway)).expect("it is as before");
+        let lost = bench.until(secs(5), |bench| !by(bench, gateway));
+        assert_eq!((lost, bench.health(DPU)), (None, Health::Up), "pinned: {pinned}");
+        bench.assert_never_moved();
+    }
+}

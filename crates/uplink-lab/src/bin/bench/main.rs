@@ -3,10 +3,12 @@
 //! `cargo xtask bench` builds and names the daemon. Contenders are played one after the other, each
 //! scene on a fresh site, with the same faults.
 #![allow(clippy::disallowed_macros, reason = "a program for people at a terminal: printing is all it is for")]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic"))]
 
 mod chart;
 mod contenders;
 mod machine;
+mod plays;
 mod readings;
 mod report;
 mod running;
@@ -21,23 +23,26 @@ use std::process::ExitCode;
 use clap::Parser;
 use uplink_lab::{Error, Lag, Result, now};
 
-use crate::contenders::{Contender, NOT_BUILT};
+use crate::contenders::Contender;
 use crate::readings::Readings;
 use crate::report::Report;
-use crate::scenes::{QUICK, Scene};
+use crate::scenes::{SCENES, Scene};
 
 /// Measures uplinkd beside what people use today.
 #[derive(Parser)]
 struct Cli {
     /// The daemon to measure
     daemon: PathBuf,
+    /// Everything, not only the quick selection: all contenders, all scenes, more runs
+    #[arg(long)]
+    all: bool,
     /// The seed script's own text, for which it is measured too
     #[arg(long, value_name = "FILE")]
     seed_script: Option<PathBuf>,
-    /// Only contenders whose name contains this (uplinkd is always measured)
+    /// Only contenders whose name contains this, and uplinkd; also one that is not in the selection
     #[arg(long, value_name = "NAME")]
     contender: Option<String>,
-    /// Only scenes whose title contains this
+    /// Only scenes of the selection whose title contains this
     #[arg(long, value_name = "TITLE")]
     scene: Option<String>,
     /// Write all figures as JSON
@@ -66,19 +71,18 @@ fn bench(cli: &Cli) -> Result<()> {
     println!("{machine}\n");
     let (contenders, mut remarks) = present(cli);
     let scenes: Vec<Scene> =
-        QUICK.into_iter().filter(|scene| is_wanted(cli.scene.as_deref(), scene.title)).collect();
+        SCENES.into_iter().filter(|scene| is_wanted(cli.scene.as_deref(), scene.title)).collect();
     let (begun, lag) = (now(), Lag::start());
     let mut readings = Readings::default();
     for contender in &contenders {
         for scene in &scenes {
-            remarks.extend(play(contender, scene, &mut readings));
+            remarks.extend(play(contender, scene, scene.runs(contender, cli.all), &mut readings));
         }
     }
     remarks.push(format!("the machine itself was late: {}", lag.stop()));
     remarks.push(format!("{} times the lab was too slow to see everything", readings.overruns()));
     remarks.push(format!("it took {:.0} s", now().since(begun).as_secs_f64()));
-    let names: Vec<_> = contenders.iter().map(Contender::name).collect();
-    let report = Report { machine, contenders: &names, scenes: &scenes, readings: &readings, remarks };
+    let report = Report { machine, contenders: &contenders, scenes: &scenes, readings: &readings, remarks };
     print!("\n{report}");
     write(cli.json.as_deref(), &report.json())?;
     write(cli.svg.as_deref(), &report.svg())
@@ -86,20 +90,17 @@ fn bench(cli: &Cli) -> Result<()> {
 
 /// Who takes part; what is to be said of them, and of those who do not.
 fn present(cli: &Cli) -> (Vec<Contender>, Vec<String>) {
-    let all = [
-        Contender::Uplinkd(cli.daemon.clone()),
-        Contender::Seed(cli.seed_script.clone()),
-        Contender::Keepalived,
-        Contender::Fping,
-    ];
-    let mut remarks: Vec<String> =
-        NOT_BUILT.iter().map(|(name, why)| format!("{name}: skipped: {why}")).collect();
-    let mut contenders = Vec::new();
-    for contender in all {
-        let ours = matches!(contender, Contender::Uplinkd(_));
+    let (mut contenders, mut remarks) = (Vec::new(), Vec::new());
+    for contender in Contender::all(cli.daemon.clone(), cli.seed_script.clone()) {
         let name = contender.name();
-        if !ours && !is_wanted(cli.contender.as_deref(), name) {
-            remarks.push(format!("{name}: skipped: not asked for"));
+        let wanted = match &cli.contender {
+            _ if matches!(contender, Contender::Uplinkd(_)) => true,
+            Some(part) => name.contains(part),
+            None => cli.all || contender.is_quick(),
+        };
+        if !wanted {
+            let why = if cli.contender.is_some() { "not asked for" } else { "only with --all" };
+            remarks.push(format!("{name}: skipped: {why}"));
         } else if let Some(why) = contender.missing() {
             remarks.push(format!("{name}: skipped: {why}"));
         } else {
@@ -116,9 +117,9 @@ fn is_wanted(part: Option<&str>, name: &str) -> bool {
 }
 
 /// Plays a scene as often as it is to be; gives what went wrong.
-fn play(contender: &Contender, scene: &Scene, readings: &mut Readings) -> Option<String> {
-    for run in 1..=scene.runs {
-        println!("{}: {} ({run} of {})", contender.name(), scene.title, scene.runs);
+fn play(contender: &Contender, scene: &Scene, runs: usize, readings: &mut Readings) -> Option<String> {
+    for run in 1..=runs {
+        println!("{}: {} ({run} of {runs})", contender.name(), scene.title);
         match scene.play(contender) {
             Ok(samples) => readings.add(contender.name(), scene, samples),
             Err(error) => {

@@ -18,8 +18,9 @@ pub(crate) enum Measure {
     Outage,
     /// Packets that did not arrive, of a thousand a second.
     Lost,
-    /// How often the way to the internet changed.
-    Moves,
+    /// How often the way to the internet changed without need: the first change away from a fault, or
+    /// back after it, is none of these.
+    Needless,
     /// From the end of the fault until the port was used again.
     Return,
     /// From the deletion of its route until it was there again, as the kernel announced both.
@@ -32,6 +33,11 @@ pub(crate) enum Measure {
     Proportional,
     /// Processes and threads started in a minute.
     Started,
+    /// Processor time in a minute that who changes foreign routes takes more than without the
+    /// contender: the kernel tells its listeners in the time of who changes.
+    Caused,
+    /// Foreign changes in a second, as they were made. No figure of the contender's.
+    Churn,
     /// How often the lab was too slow to see everything. No figure of the contender's: it spoils
     /// those beside it unless it is 0.
     Overruns,
@@ -39,41 +45,45 @@ pub(crate) enum Measure {
 
 impl Measure {
     /// What is shown of each contender, in this order.
-    pub(crate) const SHOWN: [Self; 11] = [
+    pub(crate) const SHOWN: [Self; 13] = [
         Self::Switch,
         Self::Reaction,
         Self::Restored,
         Self::Return,
         Self::Outage,
         Self::Lost,
-        Self::Moves,
+        Self::Needless,
         Self::Cpu,
         Self::Resident,
         Self::Proportional,
         Self::Started,
+        Self::Caused,
+        Self::Churn,
     ];
 
     /// In words, with the unit.
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Switch => "time to switch, ms",
-            Self::Reaction => "of it after the kernel said so",
+            Self::Reaction => "of it after the kernel's news, ms",
             Self::Outage => "longest outage, ms",
             Self::Lost => "packets lost",
-            Self::Moves => "changes of the way",
-            Self::Return => "back after, s (slow on purpose)",
+            Self::Needless => "needless changes",
+            Self::Return => "back after, s",
             Self::Restored => "restored after, ms",
             Self::Cpu => "CPU, ms a minute",
             Self::Resident => "resident, MB",
             Self::Proportional => "resident by share, MB",
             Self::Started => "processes a minute",
+            Self::Caused => "CPU of others, ms a minute",
+            Self::Churn => "foreign changes a second",
             Self::Overruns => "overruns of the lab",
         }
     }
 
     /// Whether less of it is plainly better, so that a ratio tells something.
     pub(crate) const fn is_judged(self) -> bool {
-        !matches!(self, Self::Return | Self::Overruns)
+        !matches!(self, Self::Return | Self::Churn | Self::Overruns)
     }
 }
 
@@ -122,6 +132,8 @@ impl Readings {
     /// How often the lab was too slow in a run of any scene.
     pub(crate) fn overruns(&self) -> f64 {
         let all = self.0.iter().map(|(_, _, sample)| sample);
-        all.filter(|sample| sample.0 == Measure::Overruns).map(|sample| sample.1).sum()
+        all.filter(|sample| sample.0 == Measure::Overruns)
+            .map(|sample| sample.1)
+            .fold(0.0, |sum, times| sum + times)
     }
 }

@@ -1,7 +1,7 @@
 //! A contender at work, in a PID namespace of its own, so that everything it starts is counted and
 //! ends with it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,6 +12,8 @@ use uplink_lab::{Child, Error, Host, Result, now, pass, tool};
 
 use crate::contenders::Contender;
 
+/// Where a unit's output goes, on its host's own `/run`.
+const LOG: &str = "/run/bench.log";
 /// What systemd would do for each: wait for what it leaves behind, start it again 1 s after it ends.
 const UNIT: &str = "while :; do \"$@\"; sleep 1; done";
 /// How long the namespace may take to be there.
@@ -24,7 +26,8 @@ const TICK: Duration = Duration::from_millis(10);
 pub(crate) struct Running {
     /// The first process of its namespace, which stands in for systemd.
     init: Pid,
-    _child: Child,
+    /// Ours to end; behind it, in a namespace of its own, what it needs at the gateway.
+    _children: [Option<Child>; 2],
 }
 
 /// What a contender has used and uses, all its processes together.
@@ -42,21 +45,14 @@ pub(crate) struct Cost {
 }
 
 impl Running {
-    /// Starts a contender on a host.
-    pub(crate) fn start(contender: &Contender, host: &Host) -> Result<Self> {
-        let mut command = tool("unshare");
-        command
-            .args(["--pid", "--fork", "--kill-child=SIGKILL", "sh", "-c", UNIT, "unit"])
-            .args(contender.set_up(host)?)
-            .env_remove("JOURNAL_STREAM")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let child = host.spawn(command)?;
+    /// Starts a contender on a worker, and what it needs on the gateway of its port.
+    pub(crate) fn start(contender: &Contender, worker: &Host, gateway: &Host) -> Result<Self> {
+        let peer = contender.set_up_gateway(gateway)?.map(|command| unit(gateway, &command)).transpose()?;
+        let child = unit(worker, &contender.set_up(worker)?)?;
         let end = now() + BOUND;
         loop {
             if let Some(init) = first_child(child.pid()) {
-                return Ok(Self { init, _child: child });
+                return Ok(Self { init, _children: [Some(child), peer] });
             }
             if now() >= end {
                 let what = format!("the first process of {}", contender.name());
@@ -106,6 +102,28 @@ impl Running {
             })
             .collect())
     }
+}
+
+/// The last that a unit of a host said.
+pub(crate) fn last_words(host: &Host) -> String {
+    let log = fs::read(host.path(LOG)).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing").trim().to_owned()
+}
+
+/// Starts a command as a unit in a PID namespace of its own.
+fn unit(host: &Host, command: &[String]) -> Result<Child> {
+    let log = || File::create(host.path(LOG)).and_then(|log| Ok((log.try_clone()?, log)));
+    let (output, errors) = log().map_err(|source| Error::System { what: format!("make {LOG}"), source })?;
+    let mut unshare = tool("unshare");
+    unshare
+        .args(["--pid", "--fork", "--kill-child=SIGKILL", "sh", "-c", UNIT, "unit"])
+        .args(command)
+        .env_remove("JOURNAL_STREAM")
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(errors);
+    host.spawn(unshare)
 }
 
 /// The child that `unshare --fork` has, once it has one.

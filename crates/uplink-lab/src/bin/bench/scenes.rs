@@ -1,177 +1,116 @@
-//! What is done to each contender, the same to all.
+//! Which scenes there are, and how often each is played for whom.
 
 use std::time::Duration;
 
-use uplink_core::time::Instant;
-use uplink_lab::{Fault, Result, now, pass};
+use uplink_lab::{Result, STREAM_INTERVAL};
 
 use crate::contenders::Contender;
-use crate::readings::{Measure, NEVER, Sample};
-use crate::stage::{MGMT, PORT, Stage};
-
-/// A contender that has not left the port by then never will.
-const SWITCH_BOUND: Duration = Duration::from_secs(30);
-/// A contender that has not come back by then never will: longer, because coming back is to be slow.
-const RETURN_BOUND: Duration = Duration::from_secs(60);
-/// How long an outage lasts that is come back from.
-const OUTAGE: Duration = Duration::from_secs(5);
-/// How long is watched for what comes after.
-const AFTERWARDS: Duration = Duration::from_secs(5);
-/// A flapping gateway is silent for so long, and answers for so long.
-const FLAP: Duration = Duration::from_secs(2);
-/// How often it does both.
-const FLAPS: usize = 5;
-/// How long steady state is watched.
-const STEADY: Duration = Duration::from_secs(20);
+use crate::plays;
+use crate::readings::Sample;
+use crate::stage::{Stage, Surroundings};
 
 /// A scene.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scene {
     /// What happens.
     pub(crate) title: &'static str,
-    /// How often it is played for each contender.
-    pub(crate) runs: usize,
-    play: fn(&Contender) -> Result<Vec<Sample>>,
+    /// How often it is played for each contender, in the quick selection and in all.
+    runs: [usize; 2],
+    /// For whom the quick selection has it.
+    quick_for: Cast,
+    around: Surroundings,
+    play: fn(Stage) -> Result<Vec<Sample>>,
 }
 
-/// The quick selection.
-pub(crate) const QUICK: [Scene; 7] = [
-    Scene { title: "silent gateway", runs: 3, play: silent },
-    Scene { title: "carrier loss", runs: 3, play: carrier },
-    Scene { title: "interface down", runs: 1, play: down },
-    Scene { title: "coming back", runs: 1, play: coming_back },
-    Scene { title: "flapping gateway", runs: 1, play: flapping },
-    Scene { title: "own route deleted", runs: 1, play: deleted },
-    Scene { title: "steady state", runs: 1, play: steady },
-];
+/// For whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cast {
+    Everybody,
+    /// Whether the crowd of routes makes a difference is to be seen of ours; of the others in all.
+    Ours,
+    Nobody,
+}
 
 impl Scene {
+    /// How often it is played for a contender; 0 if the selection does not have it.
+    pub(crate) const fn runs(&self, contender: &Contender, all: bool) -> usize {
+        let [quick, full] = self.runs;
+        match (all, self.quick_for, contender) {
+            (true, _, _) => full,
+            (false, Cast::Everybody, _) | (false, Cast::Ours, Contender::Uplinkd(_)) => quick,
+            (false, Cast::Ours | Cast::Nobody, _) => 0,
+        }
+    }
+
     /// Plays it once.
     pub(crate) fn play(&self, contender: &Contender) -> Result<Vec<Sample>> {
-        (self.play)(contender)
+        (self.play)(Stage::set(contender, self.around)?)
+    }
+
+    const fn new(title: &'static str, runs: [usize; 2], play: fn(Stage) -> Result<Vec<Sample>>) -> Self {
+        Self { title, runs, quick_for: Cast::Everybody, around: QUIET, play }
+    }
+
+    /// One that the quick selection has for these only.
+    const fn quick_for(self, quick_for: Cast) -> Self {
+        Self { quick_for, ..self }
+    }
+
+    /// One with other surroundings.
+    const fn among(self, around: Surroundings) -> Self {
+        Self { around, ..self }
     }
 }
 
-fn silent(contender: &Contender) -> Result<Vec<Sample>> {
-    let stage = Stage::set(contender)?;
-    let fault = stage.cable().fault(&[Fault::Silent]);
-    switch(&stage, fault)
-}
+/// Nothing but the contender.
+const QUIET: Surroundings = Surroundings { routes: 0, churn: 0, lookups: STREAM_INTERVAL, leased: false };
+/// Asked so often that a switch that no message tells of is seen when it happens.
+const WATCHED: Surroundings = Surroundings { lookups: Duration::from_micros(50), ..QUIET };
+/// A DHCP client at work.
+const LEASED: Surroundings = Surroundings { leased: true, ..QUIET };
+/// Foreign routes.
+const MANY: Surroundings = Surroundings { routes: 100_000, ..QUIET };
+const VERY_MANY: Surroundings = Surroundings { routes: 500_000, ..QUIET };
+/// Foreign changes.
+const RESTLESS: Surroundings = Surroundings { churn: 10_000, ..QUIET };
+/// Both.
+const CROWDED: Surroundings = Surroundings { churn: 10_000, ..VERY_MANY };
 
-fn carrier(contender: &Contender) -> Result<Vec<Sample>> {
-    let stage = Stage::set(contender)?;
-    let fault = stage.cut()?;
-    let mut samples = switch(&stage, fault)?;
-    if let Some(announced) = stage.carrier_lost(fault) {
-        let reaction = samples.iter().find(|sample| sample.0 == Measure::Switch);
-        let reaction = reaction.map(|sample| sample.1 - millis(announced.since(fault)));
-        samples.extend(reaction.map(|millis| Sample(Measure::Reaction, millis.max(0.0))));
-    }
-    Ok(samples)
-}
-
-fn down(contender: &Contender) -> Result<Vec<Sample>> {
-    let stage = Stage::set(contender)?;
-    let fault = stage.site.worker.set_up(PORT, false)?;
-    switch(&stage, fault)
-}
-
-/// Leaves the port after a fault.
-fn switch(stage: &Stage, fault: Instant) -> Result<Vec<Sample>> {
-    let moved = stage.moves_to(MGMT, fault, SWITCH_BOUND)?;
-    let loss = stage.losses(fault);
-    // An outage that is not ended by a switch would go on for as long as the fault.
-    let longest = if moved.is_some() { millis(loss.longest) } else { NEVER };
-    Ok(vec![
-        Sample(Measure::Switch, moved.map_or(NEVER, |at| millis(at.since(fault)))),
-        Sample(Measure::Outage, longest),
-        Sample(Measure::Lost, count(loss.packets)),
-        overruns(stage),
-    ])
-}
-
-fn coming_back(contender: &Contender) -> Result<Vec<Sample>> {
-    let stage = Stage::set(contender)?;
-    let fault = stage.cable().fault(&[Fault::Silent]);
-    stage.moves_to(MGMT, fault, SWITCH_BOUND)?;
-    pass(OUTAGE);
-    let healed = stage.cable().heal();
-    let back = stage.moves_to(PORT, healed, RETURN_BOUND)?;
-    pass(AFTERWARDS);
-    Ok(vec![
-        Sample(Measure::Lost, count(stage.losses(healed).packets)),
-        Sample(Measure::Moves, moves(&stage, healed)),
-        Sample(Measure::Return, back.map_or(NEVER, |at| at.since(healed).as_secs_f64())),
-        overruns(&stage),
-    ])
-}
-
-fn flapping(contender: &Contender) -> Result<Vec<Sample>> {
-    let stage = Stage::set(contender)?;
-    let begun = now();
-    for _ in 0..FLAPS {
-        stage.cable().fault(&[Fault::Silent]);
-        pass(FLAP);
-        stage.cable().heal();
-        pass(FLAP);
-    }
-    pass(AFTERWARDS);
-    let loss = stage.losses(begun);
-    Ok(vec![
-        Sample(Measure::Lost, count(loss.packets)),
-        Sample(Measure::Outage, millis(loss.longest)),
-        Sample(Measure::Moves, moves(&stage, begun)),
-        overruns(&stage),
-    ])
-}
-
-fn deleted(contender: &Contender) -> Result<Vec<Sample>> {
-    let stage = Stage::set(contender)?;
-    let deleted = stage.delete_route()?;
-    let back = stage.route_added(deleted, SWITCH_BOUND)?;
-    Ok(vec![
-        Sample(Measure::Restored, back.map_or(NEVER, |at| millis(at.since(deleted)))),
-        Sample(Measure::Lost, count(stage.losses(deleted).packets)),
-        overruns(&stage),
-    ])
-}
-
-fn steady(contender: &Contender) -> Result<Vec<Sample>> {
-    let Stage { running, stream, lookups, site, .. } = Stage::set(contender)?;
-    // The lab's own work would only be in the way.
-    drop((stream, lookups));
-    let (begun, before) = (now(), running.cost()?);
-    pass(STEADY);
-    let (span, after) = (now().since(begun), running.cost()?);
-    drop(site);
-    let per_minute = 60.0 / span.as_secs_f64();
-    // Asking took one number.
-    let started = after.started - before.started - 1;
-    Ok(vec![
-        Sample(Measure::Cpu, millis(after.cpu.saturating_sub(before.cpu)) * per_minute),
-        Sample(Measure::Resident, megabytes(after.resident)),
-        Sample(Measure::Proportional, megabytes(after.proportional)),
-        Sample(Measure::Started, count(started) * per_minute),
-    ])
-}
-
-fn moves(stage: &Stage, since: Instant) -> f64 {
-    count(u64::try_from(stage.moves(since)).unwrap_or(u64::MAX))
-}
-
-fn overruns(stage: &Stage) -> Sample {
-    Sample(Measure::Overruns, count(stage.overruns()))
-}
-
-fn millis(span: Duration) -> f64 {
-    span.as_secs_f64() * 1e3
-}
-
-fn megabytes(bytes: u64) -> f64 {
-    count(bytes) / 1e6
-}
-
-#[expect(clippy::cast_precision_loss, reason = "shown with a few digits")]
-const fn count(number: u64) -> f64 {
-    number as f64
-}
+/// All scenes.
+pub(crate) const SCENES: [Scene; 21] = [
+    Scene::new("silent gateway", [3, 5], plays::silent),
+    Scene::new("carrier loss", [3, 5], plays::carrier),
+    Scene::new("interface down", [1, 3], plays::down).among(WATCHED),
+    Scene::new("coming back", [1, 3], plays::coming_back),
+    Scene::new("30 % loss", [3, 5], plays::loss_30),
+    Scene::new("50 % loss", [0, 5], plays::loss_50).quick_for(Cast::Nobody),
+    Scene::new("flapping gateway", [1, 3], plays::flapping),
+    Scene::new("renewal", [1, 3], plays::renewal).among(LEASED),
+    Scene::new("address laid anew", [1, 3], plays::laid_anew),
+    Scene::new("renewal in an outage", [0, 3], plays::renewal_in_outage).quick_for(Cast::Nobody),
+    Scene::new("own route deleted", [1, 3], plays::deleted),
+    Scene::new("steady state", [1, 1], plays::steady),
+    Scene::new("silent gateway, 100,000 routes", [0, 3], plays::silent).quick_for(Cast::Nobody).among(MANY),
+    Scene::new("carrier loss, 100,000 routes", [0, 3], plays::carrier).quick_for(Cast::Nobody).among(MANY),
+    Scene::new("silent gateway, 500,000 routes", [0, 3], plays::silent)
+        .quick_for(Cast::Nobody)
+        .among(VERY_MANY),
+    Scene::new("carrier loss, 500,000 routes", [0, 3], plays::carrier)
+        .quick_for(Cast::Nobody)
+        .among(VERY_MANY),
+    Scene::new("silent gateway, 10,000 changes a second", [0, 3], plays::silent)
+        .quick_for(Cast::Nobody)
+        .among(RESTLESS),
+    Scene::new("carrier loss, 10,000 changes a second", [0, 3], plays::carrier)
+        .quick_for(Cast::Nobody)
+        .among(RESTLESS),
+    Scene::new("silent gateway, 500,000 routes and 10,000 changes a second", [2, 5], plays::silent)
+        .quick_for(Cast::Ours)
+        .among(CROWDED),
+    Scene::new("carrier loss, 500,000 routes and 10,000 changes a second", [2, 5], plays::carrier)
+        .quick_for(Cast::Ours)
+        .among(CROWDED),
+    Scene::new("steady state, 500,000 routes and 10,000 changes a second", [1, 1], plays::steady)
+        .quick_for(Cast::Ours)
+        .among(CROWDED),
+];

@@ -6,19 +6,26 @@ use std::time::Duration;
 use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
 use uplink_lab::{
-    Cable, Change, Changes, End, Error, INTERNET4, Lookups, Result, Route, STREAM_INTERVAL, Site, Stamped,
-    Stream, Way, now, pass,
+    Cable, Change, Changes, Churn, ClientKind, DhcpClient, DhcpServer, End, Error, INTERNET4, Lookups,
+    Managed, Offer, Result, Route, STREAM_INTERVAL, Site, Stamped, Stream, Way, now, pass,
 };
 
 use crate::contenders::Contender;
-use crate::running::Running;
+use crate::running::{Running, last_words};
 
 /// The worker's port: named as a BlueField's port 0 is, which the seed script looks for.
 pub(crate) const PORT: &str = "ens1f0np0";
 /// Its gateway, in the usual site.
 pub(crate) const GATEWAY: &str = "10.0.120.1";
-/// The other interface of the usual site.
+/// The address that the port has.
+pub(crate) const ADDRESS: &str = "10.0.120.2";
+/// Its gateway in IPv6: the one that routes lead to, and one that can be asked without naming the port.
+pub(crate) const GATEWAY6: &str = "fe80::1";
+pub(crate) const PORT_GATEWAY6: &str = "fd00:120::1";
+/// The other interface of the usual site, and its gateway.
 pub(crate) const MGMT: &str = "mgmt";
+pub(crate) const MGMT_GATEWAY: &str = "10.0.10.1";
+pub(crate) const MGMT_GATEWAY6: &str = "fd00:10::1";
 
 /// Its place on the PCI bus.
 const PCI: &str = "0000:03:00.0";
@@ -29,7 +36,7 @@ const START_BOUND: Duration = Duration::from_secs(40);
 /// How often that is looked at.
 const GLANCE: Duration = Duration::from_millis(50);
 /// It has settled when nothing changed for so long.
-const SETTLE: Duration = Duration::from_secs(3);
+const SETTLE: Duration = Duration::from_secs(2);
 /// How long the stream may take to flow again after a move.
 const FLOW_BOUND: Duration = Duration::from_secs(10);
 /// A packet that is still missing after so long is lost.
@@ -37,16 +44,32 @@ const ON_THE_WAY: Duration = Duration::from_millis(500);
 /// A lookup has its answer from a change of a route no longer ago than this.
 const LOOKUP_LATE: Duration = Duration::from_millis(10);
 
+/// What is on the site beside the contender.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Surroundings {
+    /// Foreign routes that stand there.
+    pub(crate) routes: u32,
+    /// Additions and deletions of foreign routes in a second.
+    pub(crate) churn: u32,
+    /// How often the way is asked for.
+    pub(crate) lookups: Duration,
+    /// Whether the port's IPv4 address is the lease of a real DHCP client, renewed every few seconds.
+    pub(crate) leased: bool,
+}
+
 /// A site with a contender at work. Fields end in this order.
 #[derive(Debug)]
 pub(crate) struct Stage {
     /// The contender.
     pub(crate) running: Running,
+    /// Who changes foreign routes, if anybody does.
+    pub(crate) churn: Option<Churn>,
     /// A packet to the internet every millisecond.
     pub(crate) stream: Stream,
     /// A question for the way every millisecond.
     pub(crate) lookups: Lookups,
     changes: Changes,
+    lease: Option<(DhcpClient, DhcpServer)>,
     /// The site.
     pub(crate) site: Site,
 }
@@ -62,14 +85,18 @@ pub(crate) struct Loss {
 
 impl Stage {
     /// Lays out the site, starts the contender, and waits until it uses the port.
-    pub(crate) fn set(contender: &Contender) -> Result<Self> {
-        let site = lay_out()?;
-        let changes = Changes::start(&site.worker)?;
-        let lookups = Lookups::start(&site.worker, &[INTERNET], STREAM_INTERVAL)?;
+    pub(crate) fn set(contender: &Contender, around: Surroundings) -> Result<Self> {
+        let (site, lease) = lay_out(around.leased)?;
+        let gateway = site.mgmt.gateway4;
+        site.worker.lay_crowd(MGMT, gateway, around.routes)?;
+        let churn = (around.churn > 0).then(|| Churn::start(&site.worker, MGMT, gateway, around.churn));
+        let churn = churn.transpose()?;
+        let changes = Changes::start_without_crowd(&site.worker)?;
+        let lookups = Lookups::start(&site.worker, &[INTERNET], around.lookups)?;
         let stream = Stream::start(&site.worker, &site.internet, INTERNET, STREAM_INTERVAL)?;
         let begun = now();
-        let running = Running::start(contender, &site.worker)?;
-        let stage = Self { running, stream, lookups, changes, site };
+        let running = Running::start(contender, &site.worker, &site.port.gateway)?;
+        let stage = Self { running, churn, stream, lookups, changes, lease, site };
         stage.settle(contender, begun)?;
         Ok(stage)
     }
@@ -81,7 +108,9 @@ impl Stage {
         };
         while !self.lookups.report().changes.last().is_some_and(is_settled) {
             if now().since(begun) >= START_BOUND {
-                let what = format!("a lasting use of the port by {}", contender.name());
+                let said = last_words(&self.site.worker);
+                let what =
+                    format!("a lasting use of the port by {} (its last words: {said})", contender.name());
                 return Err(Error::Late { what, bound: START_BOUND });
             }
             pass(GLANCE);
@@ -148,6 +177,24 @@ impl Stage {
         }
     }
 
+    /// Waits for the renewal of the port's lease, some seconds.
+    pub(crate) fn renewal(&self) -> Result<Instant> {
+        let none = || Error::Unexpected("the port has no lease".to_owned());
+        self.lease.as_ref().ok_or_else(none)?.1.wait_for_lease(now())
+    }
+
+    /// What clients do that begin anew: they take the port's address away, and with it go the routes that
+    /// need it, and lay both as they were.
+    pub(crate) fn lay_anew(&self) -> Result<Instant> {
+        let (begun, metric) = (now(), self.site.port.metric);
+        self.site.worker.ip_batch(&format!(
+            "address del {ADDRESS}/24 dev {PORT}\n\
+             address add {ADDRESS}/24 dev {PORT} valid_lft 86400 preferred_lft 86400\n\
+             route replace 0.0.0.0/0 via {GATEWAY} dev {PORT} proto 16 metric {metric}\n"
+        ))?;
+        Ok(begun)
+    }
+
     /// Deletes the default route that is in use, as somebody by mistake; gives the moment when the
     /// kernel announced it.
     pub(crate) fn delete_route(&self) -> Result<Instant> {
@@ -157,9 +204,10 @@ impl Stage {
         let best = best.ok_or_else(|| Error::Unexpected("there is no route through the port".to_owned()))?;
         let (table, metric, protocol) = (best.table, best.metric, best.protocol);
         let begun = now();
-        self.site.worker.ip(&format!(
-            "route del 0.0.0.0/0 via {GATEWAY} dev {PORT} table {table} metric {metric} proto {protocol}"
-        ))?;
+        // No hop is named: that of a route by a next-hop object cannot be.
+        self.site
+            .worker
+            .ip(&format!("route del 0.0.0.0/0 table {table} metric {metric} proto {protocol}"))?;
         let is_it = |change: &Change| matches!(change, Change::RouteDeleted(route) if route == best);
         Ok(self.changes.wait_for("the deletion of a route", begun, START_BOUND, is_it)?.at)
     }
@@ -189,17 +237,39 @@ fn is_through_port(route: &Route) -> bool {
 }
 
 /// The usual site; the port has a name and an identity by which all contenders find it, and its IPv4
-/// address is a lease, as the seed script wants it.
-fn lay_out() -> Result<Site> {
+/// address is a lease, as the seed script wants it: of a real server and client, or with a lifetime only.
+fn lay_out(leased: bool) -> Result<(Site, Option<(DhcpClient, DhcpServer)>)> {
     let site = Site::builder().without_port().build()?;
     let port = &site.port;
     site.worker.give_pci(PORT, PCI)?;
     port.cable.plug(End::Worker, &site.worker, PORT, &port.mac)?;
     site.lay_addresses(port, PORT)?;
-    let address = port.address4;
-    site.worker.ip(&format!("address change {address}/24 dev {PORT} valid_lft 86400 preferred_lft 86400"))?;
     site.lay_default(port, PORT, port.metric)?;
+    let lease = if leased {
+        site.worker.ip(&format!("-4 address flush dev {PORT}"))?;
+        let server = DhcpServer::start(port, &Offer::of(port))?;
+        let managed = Managed { interface: PORT, metric: port.metric };
+        let client = DhcpClient::start(ClientKind::Dhclient, &site.worker, &[managed])?;
+        await_lease(&site)?;
+        Some((client, server))
+    } else {
+        let lifetime = "valid_lft 86400 preferred_lft 86400";
+        site.worker.ip(&format!("address change {ADDRESS}/24 dev {PORT} {lifetime}"))?;
+        None
+    };
     let answered = site.worker.ping(port.gateway4.into(), Some(PORT), START_BOUND)?;
     answered.ok_or(Error::Late { what: format!("an answer of {GATEWAY}"), bound: START_BOUND })?;
-    Ok(site)
+    Ok((site, lease))
+}
+
+/// Waits until the client has laid the port's default route, behind its address.
+fn await_lease(site: &Site) -> Result<()> {
+    let end = now() + START_BOUND;
+    while !site.worker.default_routes(Family::Ipv4)?.iter().any(is_through_port) {
+        if now() >= end {
+            return Err(Error::Late { what: "a lease for the port".to_owned(), bound: START_BOUND });
+        }
+        pass(GLANCE);
+    }
+    Ok(())
 }

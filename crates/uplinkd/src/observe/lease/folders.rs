@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -47,6 +48,13 @@ pub(super) fn all(root: &Path) -> Vec<Folder> {
     .to_vec()
 }
 
+impl Folder {
+    /// Whether a file of this name may be a lease in it.
+    pub(super) fn holds(&self, path: &Path) -> bool {
+        self.client.is_lease(path)
+    }
+}
+
 /// Everything that is in them.
 pub(super) fn read(folders: &[Folder]) -> Leases {
     let mut leases = Leases::default();
@@ -74,10 +82,8 @@ pub(super) fn read(folders: &[Folder]) -> Leases {
 /// The folder's files that may be leases, in the order of their names.
 fn files(folder: &Folder) -> io::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(&folder.path)?.take(FILES_MAX);
-    let mut files: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| folder.client.is_lease(path))
-        .collect();
+    let mut files: Vec<PathBuf> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| folder.holds(path)).collect();
     files.sort();
     Ok(files)
 }
@@ -117,8 +123,12 @@ impl Client {
     fn is_lease(self, path: &Path) -> bool {
         match self {
             Self::Networkd | Self::NetworkManager => self.holder(path).is_some(),
-            // `dhclient.leases`, `dhclient.eth0.leases`, `dhclient-eth0.leases`, `….lease`.
-            Self::Dhclient => path.extension().is_some_and(|end| end == "leases" || end == "lease"),
+            // `dhclient.leases`, `dhclient.eth0.leases`, `dhclient-eth0.leases`, `….lease`; but not those
+            // that a server gave to others, `dhcpd.leases`, which may change all the time.
+            Self::Dhclient => {
+                let servers = path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"dhcpd"));
+                !servers && path.extension().is_some_and(|end| end == "leases" || end == "lease")
+            }
         }
     }
 

@@ -30,6 +30,8 @@ pub(super) struct Watch {
     inotify: Inotify,
     /// Of the folders above: what in them leads on.
     above: BTreeMap<WatchDescriptor, Vec<OsString>>,
+    /// Those with leases.
+    folders: BTreeMap<WatchDescriptor, Folder>,
 }
 
 impl Watch {
@@ -39,13 +41,14 @@ impl Watch {
     /// The kernel's: this user watches too much already.
     pub(super) fn open() -> nix::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
-        Ok(Self { inotify, above: BTreeMap::new() })
+        Ok(Self { inotify, above: BTreeMap::new(), folders: BTreeMap::new() })
     }
 
     /// Watches whatever there is of these. Downwards: what appears below a watched folder is noticed. What
     /// cannot be watched cannot be read, and is shown as that.
     pub(super) fn set(&mut self, folders: &[Folder]) {
         self.above.clear();
+        self.folders.clear();
         for folder in folders {
             let mut way: Vec<&Path> = folder.path.ancestors().collect();
             way.reverse();
@@ -54,7 +57,9 @@ impl Watch {
                 self.above.entry(watched).or_default().extend(lower.file_name().map(OsString::from));
             }
             // Where it is not there, or not for us, one above says when it is.
-            let _ = self.inotify.add_watch(&folder.path, IN_A_FOLDER);
+            if let Ok(watched) = self.inotify.add_watch(&folder.path, IN_A_FOLDER) {
+                self.folders.insert(watched, folder.clone());
+            }
         }
     }
 
@@ -74,9 +79,11 @@ impl Watch {
 
     /// It is about a lease, or about a folder that leads to one.
     fn matters(&self, event: &InotifyEvent) -> bool {
-        match (self.above.get(&event.wd), &event.name) {
-            (Some(leads_on), Some(name)) => leads_on.contains(name),
-            (Some(_), None) | (None, _) => true,
+        let Some(name) = &event.name else { return true };
+        match (self.above.get(&event.wd), self.folders.get(&event.wd)) {
+            (Some(leads_on), _) => leads_on.contains(name),
+            (None, Some(folder)) => folder.holds(Path::new(name)),
+            (None, None) => true,
         }
     }
 }
@@ -168,8 +175,11 @@ mod tests {
     #[test]
     fn what_leads_to_no_lease_is_not_looked_at() {
         let watched = Watched::new("others");
+        watched.notices(|root| fs::create_dir_all(root.join("var/lib/dhcp")).unwrap());
         fs::create_dir(watched.root.join("home")).unwrap();
         fs::write(watched.root.join("var/lib/other"), "").unwrap();
+        // A DHCP server's, which may write a hundred a second.
+        fs::write(watched.root.join("var/lib/dhcp/dhcpd.leases"), "").unwrap();
         assert!(watched.noticed.recv_timeout(Duration::from_millis(100)).is_err());
     }
 }
