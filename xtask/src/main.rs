@@ -1,5 +1,5 @@
 //! The project's commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`,
-//! `cargo xtask install-deps`.
+//! `cargo xtask soak`, `cargo xtask install-deps`.
 //!
 //! Each is a list of steps; a step is named when it begins, timed, and the first that fails ends it.
 #![allow(
@@ -11,6 +11,7 @@
 mod deps;
 mod planted;
 mod run;
+mod soak;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -41,6 +42,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<OsString>,
     },
+    /// Let anything happen to simulated hosts, and check the promises after every step
+    Soak(soak::Soak),
     /// Plant known bugs in the core, one at a time, and show which tests find them
     Planted,
     /// Install or name the programs that tests and demo need
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Task::Demo => demo(),
         Task::Test => test(),
         Task::Bench { options } => bench(&options),
+        Task::Soak(soak) => soak.run(),
         Task::Planted => planted::find(),
         Task::InstallDeps => step("programs that tests need", || deps::programs(&deps::FOR_TESTS)),
     };
