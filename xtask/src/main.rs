@@ -9,6 +9,7 @@
 )]
 
 mod deps;
+mod fuzz;
 mod planted;
 mod run;
 mod soak;
@@ -44,6 +45,8 @@ enum Task {
     },
     /// Let anything happen to simulated hosts, and check the promises after every step
     Soak(soak::Soak),
+    /// Feed arbitrary bytes to a decoder of the daemon
+    Fuzz(fuzz::Fuzz),
     /// Plant known bugs in the core, one at a time, and show which tests find them
     Planted,
     /// Install or name the programs that tests and demo need
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Task::Test => test(),
         Task::Bench { options } => bench(&options),
         Task::Soak(soak) => soak.run(),
+        Task::Fuzz(fuzz) => fuzz.run(),
         Task::Planted => planted::find(),
         Task::InstallDeps => step("programs that tests need", || deps::programs(&deps::FOR_TESTS)),
     };
@@ -112,7 +116,7 @@ fn test() -> Result<(), Failure> {
     let tests =
         || cargo(["test", "--workspace", "--exclude", "uplinkd"]).env("PROPTEST_RNG_SEED", "117").run();
     step("tests", tests)?;
-    step("tests of the daemon", || cargo(["test", "--package", "uplinkd", "--bins", "--test", "lab"]).run())?;
+    step("tests of the daemon", || cargo(["test", "--package", "uplinkd", "--lib", "--test", "lab"]).run())?;
     step("a worker that boots, which takes some minutes the first time", || {
         cargo(["test", "--package", "uplinkd", "--test", "worker"]).run()
     })?;

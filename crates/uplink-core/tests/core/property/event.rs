@@ -158,7 +158,7 @@ impl Event {
                 }
             }
             Self::AllSilent => {
-                [PORT, MGMT].into_iter().for_each(|link| set_gateways(bench, link, Health::Silent));
+                [PORT, MGMT, PORT_B].into_iter().for_each(|link| set_gateways(bench, link, Health::Silent));
             }
             Self::Targets(answer) => {
                 bench.world.targets = if *answer { all_targets() } else { BTreeSet::new() }
