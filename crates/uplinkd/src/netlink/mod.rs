@@ -12,6 +12,8 @@ use netlink_packet_route::AddressFamily;
 use uplink_core::snapshot::Family;
 
 pub(crate) use events::{Event, Events};
+#[cfg(any(test, fuzzing))]
+pub(crate) use requests::any_verdict;
 pub(crate) use requests::{RequestError, Requests};
 
 /// More than the kernel ever puts into one datagram (it fills dumps to 32 KiB,
@@ -53,7 +55,7 @@ pub(crate) const fn address_family(family: Family) -> AddressFamily {
 }
 
 /// The messages of one datagram; nothing follows a malformed one.
-fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, Malformed>> {
+pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, Malformed>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         if rest.is_empty() {

@@ -1,8 +1,10 @@
 //! The promises under random events.
 
+mod draw;
 mod event;
 mod host;
 mod plan;
+mod soak;
 
 use proptest::test_runner::Config;
 
