@@ -105,6 +105,8 @@ impl Worker {
     /// The daemon's share of one processor while nothing fails. What others pay because it listens is
     /// in the time of who changes routes, and shown beside it.
     fn share(&self) -> Result<f64, Failed> {
+        // The walks after the last coming back are no part of it.
+        pass(WALK + WALK);
         let (begun, before, others) = (now(), self.daemon.cost()?, self.churn.as_ref().map(Churn::so_far));
         pass(SPAN);
         let (span, after) = (now().since(begun), self.daemon.cost()?);
