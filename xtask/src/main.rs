@@ -1,5 +1,5 @@
-//! The project's commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`,
-//! `cargo xtask soak`, `cargo xtask install-deps`.
+//! The project's commands: `cargo xtask demo`, `test`, `bench`, `soak`, `fuzz`, `planted` and
+//! `install-deps`.
 //!
 //! Each is a list of steps; a step is named when it begins, timed, and the first that fails ends it.
 #![allow(

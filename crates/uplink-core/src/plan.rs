@@ -304,10 +304,10 @@ impl<'a> Table<'a> {
     }
 }
 
-/// Whether some of the hops in the main table may be another program's. IPv6 joins a route that is appended
-/// at our pin's metric with it into one of several hops. Of what this process laid it is known which are ours; of what
-/// it found, it is not, unless it is just what is wanted: then it can stay. Where there is no room below it
-/// to evade to, it is taken for ours.
+/// Whether some of the hops in the main table may be another program's. IPv6 joins a route that is
+/// appended at our pin's metric with it into one of several hops. Of what this process laid it is known
+/// which are ours; of what it found, it is not, unless it is just what is wanted: then it can stay. Where
+/// there is no room below it to evade to, it is taken for ours.
 fn may_be_joined(route: &OwnRoute, wanted: Option<&Wanted>) -> bool {
     let known = wanted.and_then(|wanted| wanted.laid.as_ref()).is_some_and(|laid| {
         (laid.table(), laid.metric()) == (TABLE_MAIN, route.metric())
