@@ -15,8 +15,8 @@ pub(crate) const FOR_DEMO: [Needed; 1] = [("ip", "iproute2")];
 pub(crate) const FOR_BENCH: [Needed; 3] =
     [("ip", "iproute2"), ("unshare", "util-linux"), ("nsenter", "util-linux")];
 
-/// Programs that the benchmark compares with, what these run, and a DHCP client and its server. Not FRR: its package starts routing
-/// daemons, which nobody should get unasked.
+/// Programs that the benchmark compares with, what these run, and a DHCP client and its server. Not
+/// FRR: its package starts routing daemons, which nobody should get unasked.
 pub(crate) const FOR_COMPARISON: [Needed; 5] = [
     ("dhclient", "isc-dhcp-client"),
     ("dnsmasq", "dnsmasq-base"),

@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use crate::discover::{foreign_defaults, has_dpu_port, own_defaults};
-use crate::own::{Legs, Op, OwnRoute, OwnRule, RuleForm, TABLE_MAIN_OR_PIN, TABLE_PIN, probe_table};
+use crate::own::{
+    Legs, Op, OwnRoute, OwnRule, PRIORITY_PIN, RuleForm, TABLE_MAIN_OR_PIN, TABLE_PIN, probe_table,
+};
 use crate::paths::{self, PathWay};
 use crate::policy::{PathRules, Placement, Policy};
 use crate::snapshot::{
@@ -120,6 +122,8 @@ struct Table<'a> {
     /// The lowest metric in the main table at which the kernel may have joined a foreign route with ours.
     joined: Option<u32>,
     rules: Vec<OwnRule>,
+    /// Somebody laid a rule at our preference after us: it must not be passed over.
+    behind: bool,
 }
 
 enum Place {
@@ -141,6 +145,7 @@ impl<'a> Table<'a> {
             joined: joined.iter().map(OwnRoute::metric).min(),
             pins: whole.into_iter().chain(joined.iter().flat_map(OwnRoute::hop_by_hop)).collect(),
             rules: rules.collect(),
+            behind: foreign_rule_behind_ours(snapshot, family),
         }
     }
 
@@ -280,8 +285,8 @@ impl<'a> Table<'a> {
         let rule = |form| OwnRule::new(self.family, form);
         let forms: Vec<RuleForm> = self.pin_rules().map(OwnRule::form).collect();
         match forms.as_slice() {
-            [RuleForm::MainWithoutDefault, RuleForm::Pin] => Vec::new(),
-            [RuleForm::MainWithoutDefault] => vec![Op::AddRule(rule(RuleForm::Pin))],
+            [RuleForm::MainWithoutDefault, RuleForm::Pin] if !self.behind => Vec::new(),
+            [RuleForm::MainWithoutDefault] if !self.behind => vec![Op::AddRule(rule(RuleForm::Pin))],
             // New ones behind, then the old ones away: the first that is alike is the old one.
             _ => {
                 let add = [RuleForm::MainWithoutDefault, RuleForm::Pin].map(|form| Op::AddRule(rule(form)));
@@ -309,10 +314,10 @@ impl<'a> Table<'a> {
     }
 }
 
-/// Whether some of the hops in the main table may be another program's. IPv6 joins a route that is appended
-/// at our pin's metric with it into one of several hops. Of what this process laid it is known which are ours; of what
-/// it found, it is not, unless it is just what is wanted: then it can stay. Where there is no room below it
-/// to evade to, it is taken for ours.
+/// Whether some of the hops in the main table may be another program's. IPv6 joins a route that is
+/// appended at our pin's metric with it into one of several hops. Of what this process laid it is known
+/// which are ours; of what it found, it is not, unless it is just what is wanted: then it can stay. Where
+/// there is no room below it to evade to, it is taken for ours.
 fn may_be_joined(route: &OwnRoute, wanted: Option<&Wanted>) -> bool {
     let known = wanted.and_then(|wanted| wanted.laid.as_ref()).is_some_and(|laid| {
         (laid.table(), laid.metric()) == (TABLE_MAIN, route.metric())
@@ -375,6 +380,12 @@ fn delete_whole(route: &OwnRoute) -> Vec<Op> {
         Family::Ipv4 => vec![Op::DeleteRoute(route.clone())],
         Family::Ipv6 => route.hop_by_hop().map(Op::DeleteRoute).collect(),
     }
+}
+
+/// Whether a rule of others stands behind one of ours at the same preference.
+fn foreign_rule_behind_ours(snapshot: &Snapshot, family: Family) -> bool {
+    let rules = snapshot.rules.iter().filter(|rule| rule.family == family && rule.priority == PRIORITY_PIN);
+    rules.skip_while(|rule| OwnRule::claim(rule).is_none()).any(|rule| OwnRule::claim(rule).is_none())
 }
 
 fn delete(pins: Vec<&OwnRoute>) -> Vec<Op> {

@@ -42,6 +42,17 @@ impl End {
             Self::Gateway => "gateway",
         }
     }
+
+    /// The number of the interface inside the cable, which no interface of a host has: where the two
+    /// numbers of a veth pair are the same, the kernel announces a change of carrier up to a second
+    /// later, if any link of the machine changed shortly before (`linkwatch_urgent_event` in
+    /// net/core/link_watch.c).
+    const fn index(self) -> u32 {
+        match self {
+            Self::Worker => 1_000_001,
+            Self::Gateway => 1_000_002,
+        }
+    }
 }
 
 /// What a cable carried towards one end.
@@ -108,9 +119,9 @@ impl Cable {
     /// # Errors
     /// If this end is plugged already, or the host has an interface of that name.
     pub fn plug(&self, end: End, host: &Host, interface: &str, mac: &str) -> Result<()> {
-        let (inside, namespace) = (end.inside(), host.namespace());
+        let (inside, index, namespace) = (end.inside(), end.index(), host.namespace());
         self.wire.ip_batch(&format!(
-            "link add {inside} type veth peer name {interface} address {mac} netns {namespace}\n\
+            "link add {inside} index {index} type veth peer name {interface} address {mac} netns {namespace}\n\
              link set {inside} up\n"
         ))?;
         host.set_up(interface, true)?;

@@ -114,7 +114,14 @@ impl Drop for Lag {
     }
 }
 
-/// Keeps the processors busy at ordinary priority until dropped.
+/// How often a load lets go of the processors.
+const LOAD_PERIOD: Duration = Duration::from_millis(100);
+/// For how long it does.
+const LOAD_REST: Duration = Duration::from_millis(5);
+
+/// Keeps the processors busy at ordinary priority until dropped, but for a moment ten times a second, at
+/// which all of them are free: under loops that never sleep, Linux 6.18 was seen not to run its RCU
+/// thread for a minute, and with it whoever waits for a grace period.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -131,6 +138,11 @@ impl Load {
                 let stopped = Arc::clone(&stop);
                 std::thread::spawn(move || {
                     while !stopped.load(Ordering::Relaxed) {
+                        let rest = LOAD_PERIOD.as_millis()
+                            - now().since(Instant::BOOT).as_millis() % LOAD_PERIOD.as_millis();
+                        if rest <= LOAD_REST.as_millis() {
+                            sleep_until(now() + LOAD_REST);
+                        }
                         std::hint::spin_loop();
                     }
                 })

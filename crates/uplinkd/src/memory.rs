@@ -43,7 +43,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Memory::default(),
             Err(error) => self.unusable(&error),
             Ok(_) if bytes.len() as u64 > MAX_FILE => self.unusable(&"it is too large"),
-            Ok(_) => match serde_json::from_slice(&bytes) {
+            Ok(_) => match parse(&bytes) {
                 Ok(memory) => return memory,
                 Err(error) => self.unusable(&error),
             },
@@ -78,6 +78,11 @@ impl Store {
     fn unusable(&self, why: &dyn std::fmt::Display) {
         tracing::warn!("failed to read {}: {why}; beginning without memory", self.path.display());
     }
+}
+
+/// What the file says.
+pub(crate) fn parse(bytes: &[u8]) -> serde_json::Result<Memory> {
+    serde_json::from_slice(bytes)
 }
 
 /// Names this boot of the machine; empty if the kernel does not say.

@@ -12,6 +12,8 @@ use netlink_packet_route::AddressFamily;
 use uplink_core::snapshot::Family;
 
 pub(crate) use events::{Event, Events};
+#[cfg(any(test, fuzzing))]
+pub(crate) use requests::any_verdict;
 pub(crate) use requests::{RequestError, Requests, verdict};
 
 /// More than the kernel ever puts into one datagram (it fills dumps to 32 KiB,

@@ -207,6 +207,12 @@ pub(crate) fn verdict(message: &Message<'_>) -> Result<(), RequestError> {
     Err(RequestError::Refused { errno: code.saturating_neg(), text: text.unwrap_or_default() })
 }
 
+/// The kernel's verdict in a message, for tests with arbitrary bytes.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn any_verdict(message: &Message<'_>) {
+    let _ = verdict(message).map_err(|error| (error.errno(), error.to_string()));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

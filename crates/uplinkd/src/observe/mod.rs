@@ -336,6 +336,30 @@ fn of<'a>(family: Family, message: &'a Message<'a>) -> Option<&'a Message<'a>> {
     (ip::family(first) == Some(family)).then_some(message)
 }
 
+/// The snapshot that the messages of a datagram make, for tests with arbitrary bytes.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn any_datagram(datagram: &[u8]) -> Snapshot {
+    let mut state = State::new(|_| None);
+    let mut rules = Vec::new();
+    for message in crate::netlink::messages(datagram).flatten() {
+        crate::netlink::any_verdict(&message);
+        if message.kind == libc::RTM_NEWRULE {
+            rules.extend(rule::decode(message.payload).ok().flatten());
+        }
+        let _ = state.take(&message);
+    }
+    state.replace_rules(rules);
+    state.snapshot().clone()
+}
+
+/// What a file of sysfs or a DHCP client may say, for tests with arbitrary bytes.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn any_file(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    pci::any_value(text);
+    lease::any_file(text);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

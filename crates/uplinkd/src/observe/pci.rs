@@ -83,6 +83,14 @@ fn read(path: &Path) -> Option<String> {
     Some(text.trim_end().to_owned())
 }
 
+/// What a value may be, for tests with arbitrary bytes: an address is taken in the bus's spelling only.
+#[cfg(any(test, fuzzing))]
+pub(super) fn any_value(text: &str) {
+    let spelling = address(text).map(|address| address.to_string());
+    assert!(spelling.is_none_or(|spelling| spelling == text), "{text:?} is no address");
+    let _ = hexadecimal(text.trim_end());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

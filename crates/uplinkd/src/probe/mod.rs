@@ -413,3 +413,9 @@ impl AsRawFd for Ready {
         self.0.0.as_raw_fd()
     }
 }
+
+/// What the sockets would make of a packet, for tests with arbitrary bytes.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn any_packet(packet: &[u8]) {
+    wire::read_as_any(packet);
+}

@@ -194,3 +194,9 @@ async fn attend(stream: UnixStream, status: watch::Receiver<Arc<Status>>, heard:
         tokio::task::yield_now().await;
     }
 }
+
+/// The reply to a request, if it is a call, for tests with arbitrary bytes.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn any_request(request: &[u8], status: &Status) -> Option<Vec<u8>> {
+    call::answer(request, status).ok()
+}

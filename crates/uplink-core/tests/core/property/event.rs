@@ -1,17 +1,20 @@
 //! Everything that can happen to a host.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use proptest::prelude::{BoxedStrategy, Strategy, any, prop_oneof};
-use proptest::sample::{select, subsequence};
-use uplink_core::policy::{Match, Need, Placement, Policy, Preempt, UplinkPolicy, WithinTier};
-use uplink_core::snapshot::{Family, Hop, LinkIndex, Mac, Route, Weight, protocol};
+use uplink_core::memory::Memory;
+use uplink_core::policy::{Policy, Target};
+use uplink_core::snapshot::{Family, Hop, LinkIndex, Mac, Route, protocol};
 
 use crate::sim::bench::{Bench, Observer};
-use crate::sim::site::{BOARD, MGMT, PORT, PORT_B, default_route, dpu_port, second_gateway};
+use crate::sim::kernel::Errno;
+use crate::sim::manager::Vpn;
+use crate::sim::site::{MGMT, PORT, PORT_B, default_route, dpu_port, gateway, second_gateway};
 use crate::sim::world::Gateway;
-use crate::sim::{ms, secs};
+
+/// `EPERM`: no reason that will pass by itself.
+const EPERM: Errno = Errno(1);
 
 /// Something that happens.
 #[derive(Debug, Clone)]
@@ -22,26 +25,75 @@ pub(super) enum Event {
     Gateways(LinkIndex, Health),
     /// A link's second gateways come, or change.
     Second(LinkIndex, Health),
+    /// All gateways fall silent.
+    AllSilent,
+    /// What is behind the gateways answers, or does not.
+    Targets(bool),
+    /// All is well again.
+    Repair,
+    /// What happens to interfaces and in tables, in one instant.
+    Write(Write),
+    /// The same between two operations of ours, when so many were carried out.
+    Meanwhile(usize, Write),
+    /// A DHCP client removes and lays everything anew, with a gap.
+    Renew(LinkIndex, Duration),
+    /// networkd starts anew: what it did not lay goes, what it did is laid again after a while.
+    Purge(Duration),
+    /// An interface goes and comes again.
+    Replug(LinkIndex, Duration),
+    /// The process does not run for a while.
+    Stall(Duration),
+    /// The machine sleeps.
+    Suspend(Duration),
+    /// The process is asked to end, and started again after a while.
+    Stop(Duration),
+    /// The process is killed and started again.
+    Restart,
+    /// The process is killed and started again with something else in its memory.
+    Remember(Box<Memory>),
+    /// The process is killed after so many operations, and started again after a while.
+    KillAfter(usize, Duration),
+    /// Another configuration.
+    Configure(Box<Policy>),
+    /// How the observer learns of changes.
+    Observe(Observer),
+    /// How late the loop's timer comes, and how long the kernel takes for an operation.
+    Lag(Duration, Duration),
+    /// How much longer answers may take, and how often each comes.
+    Disorder(Duration, usize),
+    /// What the kernel does not take from us.
+    Refuse(Refusal),
+}
+
+/// What somebody does to interfaces and tables.
+#[derive(Debug, Clone)]
+pub(super) enum Write {
     /// Carrier comes or goes.
     Carrier(LinkIndex, bool),
     /// An interface goes down or comes up, configured.
     Up(LinkIndex, bool),
     /// Addresses come or go.
     Addresses(LinkIndex, bool),
+    /// The DHCP server gives other addresses.
+    Readdress(LinkIndex),
     /// A DHCP client writes down the link's gateway, or forgets it.
     Lease(LinkIndex, bool),
     /// Default routes come or go.
     Defaults(LinkIndex, bool),
-    /// A DHCP client removes and lays everything anew, at once or with a gap.
-    Renew(LinkIndex, Duration),
     /// The default route of a link gets another metric.
     Remetric(LinkIndex, Family, u32),
+    /// NetworkManager adds 20,000 to the metrics of a link, or takes them off again.
+    Demote(LinkIndex, bool),
+    /// The default route of a link leads to its second gateway, which is like that.
+    Regateway(LinkIndex, Family, Health),
     /// Somebody lays one more default route.
     Append(LinkIndex, Family, u32),
     /// Somebody lays one to a link's second gateway.
     AppendSecond(LinkIndex, Family, u32),
     /// Somebody puts a default route where another stands, perhaps ours.
     Replace(LinkIndex, Family, u32),
+    /// Somebody deletes the best default route.
+    BestDefaultGoes(Family),
     /// Somebody lays a default route that is not an ordinary one.
     Odd(Odd, Family, u32),
     /// Administrators' default routes go.
@@ -50,20 +102,18 @@ pub(super) enum Event {
     Withdraw(LinkIndex),
     /// Somebody deletes our pins.
     PinsGo,
-    /// The process does not run for a while.
-    Stall(Duration),
-    /// The machine sleeps.
-    Suspend(Duration),
-    /// The process is killed and started again.
-    Restart,
-    /// The process is killed after so many operations, and started again after a while.
-    KillAfter(usize, Duration),
-    /// The port's interface is made anew under another number.
+    /// A CNI has so many pods.
+    Pods(u32),
+    /// A VPN comes up.
+    Vpn(Vpn),
+    /// The VPN goes down.
+    VpnGoes,
+    /// The second card is plugged in, or pulled out.
+    SecondCard(bool),
+    /// The port's interface gets another name.
     Rename,
-    /// Another configuration.
-    Configure(Box<Policy>),
-    /// How fast silent removals are noticed.
-    Observe(bool),
+    /// The host forwards IPv6, or does not.
+    Forwarding(bool),
 }
 
 /// How a link's gateways are.
@@ -88,150 +138,12 @@ pub(super) enum Odd {
     Opaque,
 }
 
-/// A random sequence.
-pub(super) fn events() -> impl Strategy<Value = Vec<Event>> {
-    proptest::collection::vec(event(), 1..30)
-}
-
-fn event() -> BoxedStrategy<Event> {
-    let gateways = (link(), health()).prop_map(|(link, health)| Event::Gateways(link, health));
-    prop_oneof![
-        8 => span().prop_map(Event::Pass),
-        5 => gateways,
-        1 => (link(), health()).prop_map(|(link, health)| Event::Second(link, health)),
-        3 => interface_event(),
-        4 => route_event(),
-        2 => process_event(),
-    ]
-    .boxed()
-}
-
-fn interface_event() -> BoxedStrategy<Event> {
-    prop_oneof![
-        (link(), any::<bool>()).prop_map(|(link, up)| Event::Carrier(link, up)),
-        (link(), any::<bool>()).prop_map(|(link, up)| Event::Up(link, up)),
-        (link(), any::<bool>()).prop_map(|(link, come)| Event::Addresses(link, come)),
-        (link(), any::<bool>()).prop_map(|(link, held)| Event::Lease(link, held)),
-        (link(), select(vec![ms(0), ms(3), ms(400)])).prop_map(|(link, gap)| Event::Renew(link, gap)),
-        link().prop_map(Event::Withdraw),
-        (0u8..1).prop_map(|_| Event::Rename),
-    ]
-    .boxed()
-}
-
-fn route_event() -> BoxedStrategy<Event> {
-    let odd = prop_oneof![
-        (0u8..1).prop_map(|_| Odd::Refused),
-        (0u8..1).prop_map(|_| Odd::Multipath),
-        (0u8..1).prop_map(|_| Odd::Opaque),
-        link().prop_map(Odd::LinkOnly),
-    ];
-    prop_oneof![
-        2 => (link(), any::<bool>()).prop_map(|(link, come)| Event::Defaults(link, come)),
-        2 => (link(), family(), metric()).prop_map(|(link, family, metric)| Event::Remetric(link, family, metric)),
-        2 => (link(), family(), metric()).prop_map(|(link, family, metric)| Event::Append(link, family, metric)),
-        1 => (link(), family(), metric())
-            .prop_map(|(link, family, metric)| Event::AppendSecond(link, family, metric)),
-        1 => (link(), family(), metric()).prop_map(|(link, family, metric)| Event::Replace(link, family, metric)),
-        1 => (odd, family(), metric()).prop_map(|(odd, family, metric)| Event::Odd(odd, family, metric)),
-        1 => (0u8..1).prop_map(|_| Event::AdminDefaultsGo),
-        1 => (0u8..1).prop_map(|_| Event::PinsGo),
-    ]
-    .boxed()
-}
-
-fn process_event() -> BoxedStrategy<Event> {
-    prop_oneof![
-        span().prop_map(Event::Stall),
-        (1u64..4000).prop_map(|seconds| Event::Suspend(secs(seconds))),
-        (0u8..1).prop_map(|_| Event::Restart),
-        (0usize..4, span()).prop_map(|(operations, span)| Event::KillAfter(operations, span)),
-        policy().prop_map(|policy| Event::Configure(Box::new(policy))),
-        any::<bool>().prop_map(Event::Observe),
-    ]
-    .boxed()
-}
-
-fn link() -> impl Strategy<Value = LinkIndex> {
-    select(vec![PORT, MGMT, PORT_B])
-}
-
-fn family() -> impl Strategy<Value = Family> {
-    select(Family::ALL.to_vec())
-}
-
-/// Metrics close to each other, to zero, and to where the pin stands.
-fn metric() -> impl Strategy<Value = u32> {
-    prop_oneof![0u32..6, 45u32..52, 98u32..102, 508u32..514]
-}
-
-fn span() -> impl Strategy<Value = Duration> {
-    prop_oneof![(0u64..400).prop_map(ms), (400u64..3000).prop_map(ms), (3u64..20).prop_map(secs)]
-}
-
-fn health() -> impl Strategy<Value = Health> {
-    prop_oneof![
-        3 => (0u8..1).prop_map(|_| Health::Well),
-        3 => (0u8..1).prop_map(|_| Health::Silent),
-        1 => (1u32..60).prop_map(Health::Lossy),
-        1 => (0u8..1).prop_map(|_| Health::FiltersEcho),
-        1 => (0u8..1).prop_map(|_| Health::OnlyForwards),
-        1 => (0u8..1).prop_map(|_| Health::AnswersOnly),
-        1 => (0u8..1).prop_map(|_| Health::Stranger),
-    ]
-}
-
-fn policy() -> impl Strategy<Value = Policy> {
-    let patience = select(vec![ms(200), ms(300), secs(1), secs(3)]);
-    let placement = select(vec![Placement::Auto, Placement::Main, Placement::Table]);
-    let preempt = select(vec![Preempt::Always, Preempt::Boot, Preempt::Never]);
-    let choices = (patience, placement, preempt, within_tier(), uplinks());
-    choices.prop_map(|(patience, placement, preempt, within_tier, uplinks)| Policy {
-        patience,
-        placement,
-        preempt,
-        within_tier,
-        uplinks,
-        ..Policy::default()
-    })
-}
-
-pub(super) fn within_tier() -> impl Strategy<Value = WithinTier> {
-    select(vec![WithinTier::First, WithinTier::Multipath])
-}
-
-/// Names for links, for some or for none, by what may or may not change; in tiers of their own, or in
-/// one.
-fn uplinks() -> impl Strategy<Value = Vec<UplinkPolicy>> {
-    let port = Match::Pci(dpu_port(3).address);
-    let board = Match::Interface(BOARD.to_owned());
-    let second = Match::Pci(dpu_port(5).address);
-    let named = [("a", port.clone()), ("b", board.clone()), ("c", second), (BOARD, port), ("a", board)];
-    (subsequence(named.to_vec(), 0..4), 1u32..4, weight()).prop_map(|(named, tiers, weight)| {
-        let uplinks: BTreeMap<_, _> = named.into_iter().collect();
-        let tier = |place: u32| 1 + place % tiers;
-        (0..)
-            .zip(uplinks)
-            .map(|(place, (name, matching))| UplinkPolicy { weight, ..uplink(name, matching, tier(place)) })
-            .collect()
-    })
-}
-
-fn weight() -> impl Strategy<Value = Weight> {
-    select(vec![Weight::ONE, Weight::MAX])
-}
-
-fn uplink(name: &str, matching: Match, tier: u32) -> UplinkPolicy {
-    UplinkPolicy {
-        name: name.to_owned(),
-        matching,
-        tier,
-        weight: Weight::ONE,
-        gateways: Vec::new(),
-        targets: Vec::new(),
-        need: Need::Any,
-        interval: secs(5),
-    }
+/// What the kernel says no to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Refusal {
+    Nothing,
+    Rules,
+    Table(u32),
 }
 
 impl Event {
@@ -239,26 +151,91 @@ impl Event {
     pub(super) fn happen(&self, bench: &mut Bench) {
         match self {
             Self::Pass(span) => bench.run(*span),
-            Self::Gateways(link, health) => bench.gateways(*link, |gateway| *gateway = health.gateway()),
+            Self::Gateways(link, health) => set_gateways(bench, *link, *health),
             Self::Second(link, health) => {
                 for family in Family::ALL {
                     bench.world.gateways.insert((*link, second_gateway(*link, family)), health.gateway());
                 }
             }
-            Self::Carrier(link, carrier) => bench.kernel.set_carrier(*link, *carrier),
-            Self::Up(link, true) => bench.up(*link),
-            Self::Up(link, false) => bench.down(*link),
-            Self::Addresses(link, true) => bench.addresses_come(*link),
-            Self::Addresses(link, false) => bench.addresses_go(*link),
-            Self::Lease(link, held) => bench.write_lease(*link, *held),
-            Self::Defaults(link, true) => bench.defaults_come(*link),
-            Self::Defaults(link, false) => bench.defaults_go(*link),
+            Self::AllSilent => {
+                [PORT, MGMT, PORT_B].into_iter().for_each(|link| set_gateways(bench, link, Health::Silent));
+            }
+            Self::Targets(answer) => {
+                bench.world.targets = if *answer { all_targets() } else { BTreeSet::new() }
+            }
+            Self::Repair => repair(bench),
+            Self::Write(write) => write.happen(bench),
+            Self::Meanwhile(operations, write) => {
+                let write = write.clone();
+                bench.meanwhile = Some((*operations, Box::new(move |bench| write.happen(bench))));
+            }
             Self::Renew(link, gap) => {
                 bench.addresses_go(*link);
                 bench.run(*gap);
                 bench.lease(*link);
             }
+            Self::Purge(gap) => {
+                bench.purge();
+                bench.run(*gap);
+                [PORT, MGMT, PORT_B].into_iter().for_each(|link| bench.lease(link));
+            }
+            Self::Replug(link, gap) => {
+                bench.unplug(*link);
+                bench.run(*gap);
+                bench.plug_again(*link);
+            }
+            Self::Stall(span) => bench.stall(*span),
+            Self::Suspend(span) => bench.suspend(*span),
+            Self::Stop(span) => {
+                bench.stop();
+                assert!(!bench.kernel.has_ours(), "a stop left {:#?}", bench.kernel);
+                bench.run(*span);
+                bench.start();
+            }
+            Self::Restart => bench.restart(),
+            Self::Remember(memory) => {
+                bench.memory = (**memory).clone();
+                bench.fallen.clear();
+                bench.restart();
+            }
+            Self::KillAfter(operations, span) => {
+                bench.kill_after = Some(*operations);
+                bench.run(*span);
+                bench.restart();
+            }
+            Self::Configure(policy) => bench.configure((**policy).clone()),
+            Self::Observe(observer) => bench.observer = *observer,
+            Self::Lag(timer, operation) => (bench.lateness, bench.slowness) = (*timer, *operation),
+            Self::Disorder(jitter, copies) => (bench.world.jitter, bench.world.copies) = (*jitter, *copies),
+            Self::Refuse(refusal) => {
+                let table = |table| [(table, EPERM)].into();
+                let (rules, tables) = match refusal {
+                    Refusal::Nothing => (None, [].into()),
+                    Refusal::Rules => (Some(EPERM), [].into()),
+                    Refusal::Table(number) => (None, table(*number)),
+                };
+                (bench.kernel.refuse_rules, bench.kernel.refuse_tables) = (rules, tables);
+            }
+        }
+    }
+}
+
+impl Write {
+    /// Lets it happen.
+    fn happen(&self, bench: &mut Bench) {
+        match self {
+            Self::Carrier(link, carrier) => bench.kernel.set_carrier(*link, *carrier),
+            Self::Up(link, true) => bench.up(*link),
+            Self::Up(link, false) => bench.down(*link),
+            Self::Addresses(link, true) => bench.addresses_come(*link),
+            Self::Addresses(link, false) => bench.addresses_go(*link),
+            Self::Readdress(link) => bench.readdress(*link),
+            Self::Lease(link, held) => bench.write_lease(*link, *held),
+            Self::Defaults(link, true) => bench.defaults_come(*link),
+            Self::Defaults(link, false) => bench.defaults_go(*link),
             Self::Remetric(link, family, metric) => bench.remetric(*link, *family, *metric),
+            Self::Demote(link, demoted) => bench.demote(*link, *demoted),
+            Self::Regateway(link, family, health) => bench.regateway(*link, *family, health.gateway()),
             Self::Append(link, family, metric) => {
                 let _ = bench.kernel.append_route(admins(*link, *family, *metric));
             }
@@ -269,6 +246,7 @@ impl Event {
             Self::Replace(link, family, metric) => {
                 let _ = bench.kernel.replace_route(admins(*link, *family, *metric));
             }
+            Self::BestDefaultGoes(family) => bench.best_default_goes(*family),
             Self::Odd(Odd::Refused, family, metric) => bench.refuse(*family, *metric),
             Self::Odd(Odd::Multipath, family, metric) => bench.multipath(*family, *metric, &[PORT, MGMT]),
             Self::Odd(Odd::Opaque, family, metric) => bench.opaque(*family, *metric),
@@ -276,14 +254,11 @@ impl Event {
             Self::AdminDefaultsGo => bench.admin_defaults_go(),
             Self::Withdraw(link) => bench.router_withdraws(*link),
             Self::PinsGo => bench.pins_go(),
-            Self::Stall(span) => bench.stall(*span),
-            Self::Suspend(span) => bench.suspend(*span),
-            Self::Restart => bench.restart(),
-            Self::KillAfter(operations, span) => {
-                bench.kill_after = Some(*operations);
-                bench.run(*span);
-                bench.restart();
-            }
+            Self::Pods(count) => bench.pods(*count),
+            Self::Vpn(vpn) => bench.vpn(*vpn),
+            Self::VpnGoes => bench.vpn_goes(),
+            Self::SecondCard(true) => bench.plug_again(PORT_B),
+            Self::SecondCard(false) => bench.unplug(PORT_B),
             Self::Rename => {
                 if let Some(link) = bench.kernel.links.get_mut(&PORT) {
                     link.name.push('x');
@@ -291,10 +266,7 @@ impl Event {
                     bench.kernel.changes += 1;
                 }
             }
-            Self::Configure(policy) => bench.configure((**policy).clone()),
-            Self::Observe(prompt) => {
-                bench.observer = if *prompt { Observer::Prompt } else { Observer::Looks(ms(10)) };
-            }
+            Self::Forwarding(forwarding) => bench.kernel.forwarding = *forwarding,
         }
     }
 }
@@ -311,6 +283,53 @@ impl Health {
             Self::Stranger => Gateway { mac: Mac([2, 0, 0, 0, 9, 9]), ..Gateway::well() },
         }
     }
+}
+
+/// The targets that configurations name, two of each family.
+pub(super) fn targets() -> [Target; 4] {
+    ["203.0.113.1", "203.0.113.2", "2001:db8:ffff::1", "2001:db8:ffff::2"]
+        .map(|address| Target::Icmp(address.parse().expect("an address")))
+}
+
+/// All interfaces as they should be, and nobody else at work, whatever happened before.
+pub(super) fn repair(bench: &mut Bench) {
+    bench.vpn_goes();
+    bench.forget_routes(Route::is_default);
+    bench.world.targets = all_targets();
+    (bench.world.jitter, bench.world.copies) = (Duration::ZERO, 1);
+    (bench.lateness, bench.slowness, bench.meanwhile) = (Duration::ZERO, Duration::ZERO, None);
+    (bench.kernel.refuse_rules, bench.kernel.refuse_tables) = (None, [].into());
+    let second = Some(PORT_B).filter(|second| bench.kernel.links.contains_key(second));
+    if second.is_none() {
+        bench.kernel.dpu_ports.retain(|port| port.address == dpu_port(3).address);
+    }
+    for link in [PORT, MGMT].into_iter().chain(second) {
+        bench.plug_again(link);
+        bench.kernel.set_carrier(link, true);
+        bench.addresses_go(link);
+        bench.up(link);
+        set_gateways(bench, link, Health::Well);
+    }
+}
+
+/// Their addresses.
+pub(super) fn all_targets() -> BTreeSet<std::net::IpAddr> {
+    targets().map(|target| target.address()).into()
+}
+
+/// Both families' gateways of a link, and what the kernel thinks of the one whose neighbour is dead.
+fn set_gateways(bench: &mut Bench, link: LinkIndex, health: Health) {
+    bench.gateways(link, |gateway| *gateway = health.gateway());
+    let dead = (link, gateway(link, Family::Ipv6));
+    match health {
+        Health::Silent => bench.kernel.failed.insert(dead),
+        Health::Well
+        | Health::Lossy(_)
+        | Health::FiltersEcho
+        | Health::OnlyForwards
+        | Health::AnswersOnly
+        | Health::Stranger => bench.kernel.failed.remove(&dead),
+    };
 }
 
 /// A default route of an administrator through a link's gateway.

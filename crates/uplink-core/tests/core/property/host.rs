@@ -3,10 +3,11 @@
 use proptest::prelude::any;
 use proptest::{prop_assert, proptest};
 use uplink_core::policy::WithinTier;
-use uplink_core::snapshot::{Family, LinkIndex, Route};
+use uplink_core::snapshot::{Family, LinkIndex};
 
 use super::config;
-use super::event::{Event, events, within_tier};
+use super::draw::{events, within_tier};
+use super::event::{Event, all_targets, repair};
 use crate::sim::bench::Bench;
 use crate::sim::site::{MGMT, PORT, PORT_B, worker};
 use crate::sim::{checks, secs};
@@ -14,7 +15,8 @@ use crate::sim::{checks, secs};
 /// Changes of mind that a family may need to come to rest: away, back, and one for luck with loss.
 const TO_REST: usize = 3;
 
-fn run(seed: u64, within_tier: WithinTier, events: &[Event]) -> Bench {
+/// The host on which everything begins: all is well, and the daemon has run for a moment.
+pub(super) fn begin(seed: u64, within_tier: WithinTier) -> Bench {
     let mut bench = worker();
     // What happens to the second card's port happens to no interface where there is none.
     if !seed.is_multiple_of(3) {
@@ -23,49 +25,59 @@ fn run(seed: u64, within_tier: WithinTier, events: &[Event]) -> Bench {
     }
     bench.policy.within_tier = within_tier;
     bench.world.reseed(seed);
+    bench.world.targets = all_targets();
     bench.start();
     bench.run(secs(3));
-    for event in events {
-        event.happen(&mut bench);
-    }
-    bench.run(secs(1));
     bench
 }
 
-/// All interfaces as they should be, whatever happened before.
-fn repair(bench: &mut Bench) {
-    bench.forget_routes(Route::is_default);
-    for link in bench.kernel.links.keys().copied().collect::<Vec<_>>() {
-        bench.kernel.set_carrier(link, true);
-        bench.up(link);
-        bench.revive(link);
+/// Lets something happen, and checks what must hold after anything.
+pub(super) fn happen(bench: &mut Bench, event: &Event) {
+    event.happen(bench);
+    if bench.is_settled() {
+        checks::table_agrees(bench);
+        checks::their_rules_have_their_say(bench);
     }
+}
+
+/// What must hold in the end, when so much has happened: no unrest, the table agrees with the election,
+/// and a stop leaves nothing.
+pub(super) fn end(bench: &mut Bench, events: usize) {
+    let changes = bench.elections.len();
+    assert!(changes <= 6 + 6 * events, "{changes} elections for {events} events");
+    bench.run(secs(1));
+    for link in [PORT, MGMT, PORT_B] {
+        bench.gateways(link, |gateway| gateway.loss = 0);
+    }
+    // Until the loss of before is forgotten.
+    bench.run(secs(45));
+    let since = bench.now;
+    bench.run(secs(20));
+    checks::no_flap(bench, since, TO_REST);
+    checks::table_agrees(bench);
+    bench.stop();
+    assert!(!bench.kernel.has_ours(), "a stop left {:#?}", bench.kernel.routes);
+}
+
+fn run(seed: u64, within_tier: WithinTier, events: &[Event]) -> Bench {
+    let mut bench = begin(seed, within_tier);
+    for event in events {
+        happen(&mut bench, event);
+    }
+    bench
 }
 
 proptest! {
     #![proptest_config(config(256))]
 
-    /// Every operation and every turn is checked as it happens; in the end the table agrees with the
-    /// election, a replay gives the same answers, and a stop leaves nothing.
+    /// Every operation and every turn is checked as it happens; a replay gives the same answers.
     #[test]
     fn keeps_its_promises(seed in any::<u64>(), within_tier in within_tier(), events in events()) {
         let mut bench = run(seed, within_tier, &events);
-        let changes: usize = bench.elections.len();
-        prop_assert!(changes <= 6 + 6 * events.len(), "{changes} elections for {} events", events.len());
-        for link in [PORT, MGMT, PORT_B] {
-            bench.gateways(link, |gateway| gateway.loss = 0);
-        }
-        // Until the loss of before is forgotten.
-        bench.run(secs(45));
-        let since = bench.now;
-        bench.run(secs(20));
-        checks::no_flap(&bench, since, TO_REST);
-        checks::table_agrees(&bench);
+        end(&mut bench, events.len());
         if seed % 16 == 0 {
             bench.lives.iter().for_each(crate::sim::record::Life::replay);
         }
-        bench.stop();
-        prop_assert!(!bench.kernel.has_ours(), "a stop left {:#?}", bench.kernel.routes);
     }
 }
 

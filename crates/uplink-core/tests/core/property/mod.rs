@@ -1,9 +1,11 @@
 //! The promises under random events.
 
+mod draw;
 mod event;
 mod host;
 mod paths;
 mod plan;
+mod soak;
 
 use proptest::test_runner::Config;
 

@@ -6,6 +6,7 @@ mod comeback;
 mod contest;
 mod discover;
 mod gateways;
+mod guests;
 mod links;
 mod loss;
 mod managers;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use uplink_core::event::{Answer, Input, Outcome, Output};
 use uplink_core::memory::Memory;
 use uplink_core::own::{Op, RuleForm, TABLE_MAIN_OR_PIN};
-use uplink_core::policy::Policy;
+use uplink_core::policy::{Mode, Policy};
 use uplink_core::snapshot::{Family, LinkIndex, Snapshot};
 use uplink_core::status::{FamilyStatus, Notice, PathStatus, Reason, Status};
 use uplink_core::time::Instant;
@@ -23,6 +23,9 @@ const OBSERVED_AFTER: Duration = Duration::from_micros(200);
 /// From a wish to watch an interface to the next forwarded packet, on a busy one.
 const NEXT_PACKET: Duration = ms(2);
 
+/// A change of somebody else's.
+pub(crate) type Meanwhile = Box<dyn FnOnce(&mut Bench)>;
+
 /// How soon the observer knows what it must look up because the kernel does not tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Observer {
@@ -30,6 +33,10 @@ pub(crate) enum Observer {
     Prompt,
     /// First links and addresses, with the routes as they were; the truth so much later.
     Looks(Duration),
+    /// First the routes, with links and addresses as they were; the truth so much later.
+    Reordered(Duration),
+    /// The events are lost: nothing, then the truth, so much later.
+    Loses(Duration),
 }
 
 /// A host with the core running on it.
@@ -49,6 +56,14 @@ pub(crate) struct Bench {
     pub(crate) ready: Option<Instant>,
     /// The process is killed after so many more operations.
     pub(crate) kill_after: Option<usize>,
+    /// What somebody else does after so many more operations, between two of them.
+    pub(crate) meanwhile: Option<(usize, Meanwhile)>,
+    /// How long the kernel takes for one operation.
+    pub(crate) slowness: Duration,
+    /// How late the loop's timer comes.
+    pub(crate) lateness: Duration,
+    /// Whether what every process saw and wanted is kept.
+    pub(crate) recording: bool,
     pub(crate) lives: Vec<Life>,
     pub(crate) turns: checks::Turns,
     core: Option<Core>,
@@ -64,6 +79,15 @@ pub(crate) struct Bench {
     pub(crate) seen: Snapshot,
     /// The process was asked to end.
     pub(crate) stopping: bool,
+    /// Something happened since the last operations: there may be more.
+    pub(crate) reason: bool,
+    /// When an operation failed last, which is tried again, or a gateway was found, which is followed when
+    /// it has answered.
+    pub(crate) unfinished: Option<Instant>,
+    /// When the loop last came too late to judge anybody by what was before, or judged by other rules.
+    pub(crate) woke: Instant,
+    /// The paths that were left because they fell, and when.
+    pub(crate) fallen: BTreeMap<(LinkIndex, Family), Instant>,
 }
 
 /// A change of mind.
@@ -78,11 +102,17 @@ pub(crate) struct Elected {
 
 enum Event {
     Arrives(Answer),
-    /// The observer reports; of the routes it may know only the old ones.
-    Seen {
-        stale_routes: bool,
-    },
+    /// The observer reports.
+    Seen(Stale),
     Packet(LinkIndex, Family),
+}
+
+/// What the observer knows as it was only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stale {
+    Nothing,
+    Routes,
+    Interfaces,
 }
 
 impl Bench {
@@ -100,6 +130,10 @@ impl Bench {
             operations: Vec::new(),
             ready: None,
             kill_after: None,
+            meanwhile: None,
+            slowness: Duration::ZERO,
+            lateness: Duration::ZERO,
+            recording: true,
             lives: Vec::new(),
             turns: checks::Turns::default(),
             core: None,
@@ -112,6 +146,10 @@ impl Bench {
             checked_changes: 0,
             seen: Snapshot::default(),
             stopping: false,
+            reason: true,
+            unfinished: None,
+            woke: Instant::BOOT,
+            fallen: BTreeMap::new(),
         }
     }
 
@@ -127,8 +165,9 @@ impl Bench {
         self.lives.push(Life { start: start.clone(), turns: Vec::new() });
         self.core = Some(Core::new(start));
         self.inbox.clear();
+        self.reason = true;
         self.seen_changes = self.kernel.changes;
-        let first = self.look(false);
+        let first = self.look(Stale::Nothing);
         self.feed(vec![first]);
     }
 
@@ -145,7 +184,7 @@ impl Bench {
     /// Asks the process to end, and lets it.
     pub(crate) fn stop(&mut self) {
         self.thaw();
-        self.stopping = true;
+        (self.stopping, self.reason) = (true, true);
         self.feed(vec![Input::Stop]);
         self.memory = self.core.as_ref().expect("it was running").memory();
         self.kill();
@@ -168,6 +207,16 @@ impl Bench {
     /// The operator's configuration is read again.
     pub(crate) fn configure(&mut self, policy: Policy) {
         self.policy = policy.clone();
+        if policy.mode == Mode::Observe {
+            // As the daemon does: who observes has nothing of his own standing.
+            self.kernel = self.kernel.without_us();
+            self.kernel.changes += 1;
+        }
+        self.reason = true;
+        // What has no interface at this moment goes by its name, and names may change.
+        self.fallen.clear();
+        // What was no silence yet may be one by another patience.
+        self.woke = self.now;
         self.arrive(Input::Policy(Box::new(policy)));
     }
 
@@ -178,6 +227,7 @@ impl Bench {
 
     /// The loop runs again.
     pub(crate) fn thaw(&mut self) {
+        self.woke = self.now;
         self.frozen = false;
         let waiting = std::mem::take(&mut self.inbox);
         if !waiting.is_empty() {
@@ -196,8 +246,10 @@ impl Bench {
 
     /// The machine sleeps for `span`: what was on its way is lost.
     pub(crate) fn suspend(&mut self, span: Duration) {
-        self.coming.retain(|_, event| matches!(event, Event::Seen { .. }));
+        self.coming.retain(|_, event| matches!(event, Event::Seen(_)));
         self.now = self.now + span;
+        (self.reason, self.woke) = (true, self.now);
+        self.unfinished = self.unfinished.map(|since| since + span);
         self.settle_changes();
         self.feed(vec![Input::Deadline]);
     }
@@ -207,10 +259,10 @@ impl Bench {
         let end = self.now + span;
         self.settle_changes();
         while let Some(at) = self.next().filter(|at| *at <= end) {
-            self.now = at;
+            self.now = self.now.max(at);
             self.step();
         }
-        self.now = end;
+        self.now = self.now.max(end);
     }
 
     /// Lets time pass until `wanted` holds, at most `most`; tells after how long it did.
@@ -219,7 +271,7 @@ impl Bench {
         self.settle_changes();
         while !wanted(self) {
             let at = self.next().filter(|at| *at <= end)?;
-            self.now = at;
+            self.now = self.now.max(at);
             self.step();
         }
         Some(self.now.since(begin))
@@ -243,6 +295,13 @@ impl Bench {
         uplink.paths.into_iter().find(|path| path.family == family)
     }
 
+    /// Whether the core runs and has seen and heard all there is.
+    pub(crate) fn is_settled(&self) -> bool {
+        let told = !self.coming.values().any(|event| matches!(event, Event::Seen(_)));
+        let awake = self.core.is_some() && !self.frozen && self.inbox.is_empty();
+        awake && told && self.kernel.changes == self.seen_changes
+    }
+
     /// How many operations were carried out, or tried.
     pub(crate) fn writes(&self) -> usize {
         self.operations.len()
@@ -262,13 +321,17 @@ impl Bench {
 
     fn next(&self) -> Option<Instant> {
         let event = self.coming.keys().next().map(|(at, _)| *at);
-        let deadline = self.core.as_ref().filter(|_| !self.frozen).map(Core::deadline);
+        let running = self.core.as_ref().filter(|_| !self.frozen);
+        let deadline = running.map(|core| core.deadline() + self.lateness);
         event.into_iter().chain(deadline).min().filter(|at| *at < Instant::NEVER)
     }
 
     fn step(&mut self) {
         let due = self.coming.first_key_value().is_some_and(|((at, _), _)| *at <= self.now);
         if !due {
+            if self.lateness > self.policy.patience / 16 {
+                self.woke = self.now;
+            }
             return self.feed(vec![Input::Deadline]);
         }
         let Some((_, event)) = self.coming.pop_first() else { return };
@@ -277,8 +340,8 @@ impl Bench {
                 self.world.hear(answer);
                 self.arrive(Input::Answer(answer));
             }
-            Event::Seen { stale_routes } => {
-                let seen = self.look(stale_routes);
+            Event::Seen(stale) => {
+                let seen = self.look(stale);
                 self.arrive(seen);
             }
             Event::Packet(link, family) => {
@@ -310,7 +373,7 @@ impl Bench {
             core.handle_all(inputs, at);
             let outputs: Vec<Output> = std::iter::from_fn(|| core.poll_output()).collect();
             checks::deadline_advances(core, at);
-            if let Some(life) = self.lives.last_mut() {
+            if let Some(life) = self.lives.last_mut().filter(|_| self.recording) {
                 life.turns.push(Turn { at, inputs: given, outputs: outputs.clone() });
             }
             inputs = self.carry_out(outputs);
@@ -324,35 +387,53 @@ impl Bench {
     /// Routes first, then questions, then telling.
     fn carry_out(&mut self, outputs: Vec<Output>) -> Vec<Input> {
         let mut inputs = Vec::new();
+        checks::writes_for_a_reason(self, &outputs);
+        let (others, settled) = (self.meanwhile.is_some(), self.is_settled());
         for output in &outputs {
             let Output::Apply(ops) = output else { continue };
             let outcomes = self.apply(ops);
             if self.core.is_none() {
                 return Vec::new();
             }
+            if outcomes.iter().any(|outcome| *outcome != Outcome::Done) {
+                self.unfinished = Some(self.now);
+            }
             inputs.push(Input::Applied(outcomes));
         }
         let applied = !inputs.is_empty();
+        if applied {
+            self.reason = !settled || (others && self.meanwhile.is_none());
+        }
         for output in outputs {
             inputs.extend(self.tell_or_ask(output));
         }
         if applied {
-            inputs.push(self.look(false));
+            inputs.push(self.look(Stale::Nothing));
         }
         inputs
     }
 
     fn apply(&mut self, ops: &[Op]) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
+        let others = self.meanwhile.is_some();
+        let mut ways = checks::Ways::default();
         for op in ops {
             if self.kill_after == Some(0) {
                 self.kill();
                 return outcomes;
             }
             self.kill_after = self.kill_after.map(|left| left - 1);
+            self.let_others_write();
+            self.now = self.now + self.slowness;
+            if !self.slowness.is_zero() {
+                self.woke = self.now;
+            }
             let before = self.kernel.clone();
             let outcome = self.kernel.carry_out(op);
             checks::operation(self, &before, op, &outcome);
+            if !others && !self.stopping {
+                ways.follow(self.now, &before, &self.kernel, op);
+            }
             self.operations.push((self.now, op.clone(), outcome.clone()));
             let failed = outcome != Outcome::Done && !(outcome == Outcome::Absent && op.removes());
             outcomes.push(outcome);
@@ -364,12 +445,24 @@ impl Bench {
         outcomes
     }
 
+    fn let_others_write(&mut self) {
+        match self.meanwhile.take() {
+            Some((0, change)) => change(self),
+            Some((left, change)) => self.meanwhile = Some((left - 1, change)),
+            None => {}
+        }
+    }
+
     fn tell_or_ask(&mut self, output: Output) -> Option<Input> {
         match output {
             Output::Ask(probe) => match self.world.send(&self.kernel, &probe, self.now) {
                 Fate::Unsent => return Some(Input::Unsent(probe.id)),
                 Fate::Lost => {}
-                Fate::Answered(answer) => self.later(answer.at, Event::Arrives(answer)),
+                Fate::Answered(answer) => {
+                    for _ in 0..self.world.copies {
+                        self.later(answer.at, Event::Arrives(answer));
+                    }
+                }
             },
             Output::Watch { link, family, .. } => {
                 self.watched.insert((link, family));
@@ -393,18 +486,25 @@ impl Bench {
             let (at, family, reason) = (self.now, *family, *reason);
             let elected = Elected { at, family, before: before.clone(), now: now.clone(), reason };
             checks::moved_to_something_proven(self, &elected);
+            checks::comes_back_damped(self, &elected);
             self.elections.push(elected);
+        }
+        if matches!(notice, Notice::Gateway { .. }) {
+            self.unfinished = Some(self.now);
         }
         self.notices.push((self.now, notice));
     }
 
     /// What the observer reports now.
-    fn look(&mut self, stale_routes: bool) -> Input {
+    fn look(&mut self, stale: Stale) -> Input {
         let mut snapshot: Snapshot = self.kernel.snapshot();
-        if stale_routes {
-            snapshot.routes.clone_from(&self.seen.routes);
-        } else {
-            self.seen_changes = self.kernel.changes;
+        match stale {
+            Stale::Nothing => self.seen_changes = self.kernel.changes,
+            Stale::Routes => snapshot.routes.clone_from(&self.seen.routes),
+            Stale::Interfaces => {
+                snapshot.links.clone_from(&self.seen.links);
+                snapshot.addresses.clone_from(&self.seen.addresses);
+            }
         }
         self.seen.clone_from(&snapshot);
         Input::Snapshot(Box::new(snapshot))
@@ -414,15 +514,17 @@ impl Bench {
     fn settle_changes(&mut self) {
         if self.kernel.changes != self.seen_changes {
             self.seen_changes = self.kernel.changes;
-            match self.observer {
-                Observer::Prompt => {
-                    self.later(self.now + OBSERVED_AFTER, Event::Seen { stale_routes: false });
-                }
-                Observer::Looks(after) => {
-                    self.later(self.now + OBSERVED_AFTER, Event::Seen { stale_routes: true });
-                    self.later(self.now + after, Event::Seen { stale_routes: false });
-                }
+            self.reason = true;
+            let (first, truth) = match self.observer {
+                Observer::Prompt => (None, OBSERVED_AFTER),
+                Observer::Looks(after) => (Some(Stale::Routes), after),
+                Observer::Reordered(after) => (Some(Stale::Interfaces), after),
+                Observer::Loses(after) => (None, after),
+            };
+            if let Some(stale) = first {
+                self.later(self.now + OBSERVED_AFTER, Event::Seen(stale));
             }
+            self.later(self.now + truth, Event::Seen(Stale::Nothing));
         }
         for (link, family) in self.watched.clone() {
             self.later(self.now + NEXT_PACKET, Event::Packet(link, family));

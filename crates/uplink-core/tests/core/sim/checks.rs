@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use uplink_core::Core;
-use uplink_core::event::Outcome;
+use uplink_core::event::{Outcome, Output};
 use uplink_core::own::{Lookup, Op, RuleForm};
+use uplink_core::policy::Mode;
 use uplink_core::snapshot::{Address, Family, Hop, LinkIndex, Prefix, Route, Snapshot, TABLE_MAIN, protocol};
-use uplink_core::status::{Cause, Health, Reason};
+use uplink_core::status::{Cause, Health, Notice, Reason};
 use uplink_core::time::Instant;
 
 use super::bench::{Bench, Elected};
@@ -16,6 +18,9 @@ use super::lookup::{NoWay, Packet};
 
 /// More turns than this in one second are a spin.
 const TURNS_PER_SECOND: u32 = 400;
+
+/// What failed is tried again within this time, and a gateway that was found is followed.
+const UNFINISHED_FOR: Duration = Duration::from_secs(120);
 
 /// Counts the core's turns.
 #[derive(Debug, Default)]
@@ -34,15 +39,55 @@ impl Turns {
     }
 }
 
+/// Where lookups go while operations of one plan are carried out.
+#[derive(Debug, Default)]
+pub(crate) struct Ways {
+    moved: bool,
+}
+
+impl Ways {
+    /// However many operations a plan has, lookups move once: from where they went to where they should.
+    pub(crate) fn follow(&mut self, now: Instant, before: &Kernel, after: &Kernel, op: &Op) {
+        let [old, new] = [before, after].map(|kernel| kernel.default_ways(op.family()));
+        // Whoever has rules of his own may have his say on the way.
+        if by_their_rules(after, op.family()).is_some_and(|theirs| new.first() == theirs.as_ref().ok()) {
+            return;
+        }
+        // In IPv6 the hops of a pin over several go one by one.
+        let moves = new.is_empty() != old.is_empty() || new.iter().any(|hop| !old.contains(hop));
+        assert!(!moves || !self.moved, "{now}: {op} is the second to move lookups: {old:?}, now {new:?}");
+        self.moved |= moves;
+    }
+}
+
 /// The core never asks to be called at a moment that has passed.
 pub(crate) fn deadline_advances(core: &Core, now: Instant) {
     assert!(core.deadline() > now, "{now}: the next deadline {} has passed", core.deadline());
+}
+
+/// Nothing is written unless something happened since the last time: somebody else changed something, a
+/// decision changed, an operation failed, a gateway was found, or the process begins or ends.
+pub(crate) fn writes_for_a_reason(bench: &Bench, outputs: &[Output]) {
+    let writes = outputs.iter().any(|output| matches!(output, Output::Apply(_)));
+    let news = |output: &Output| match output {
+        Output::Notice(notice) => !matches!(notice, Notice::Wrote { .. }),
+        Output::Ask(_)
+        | Output::Watch { .. }
+        | Output::Unwatch { .. }
+        | Output::Apply(_)
+        | Output::Ready
+        | Output::Remember => false,
+    };
+    let unfinished = bench.unfinished.is_some_and(|since| bench.now.since(since) < UNFINISHED_FOR);
+    let reason = bench.reason || unfinished || outputs.iter().any(news);
+    assert!(reason || !writes, "{}: written for no reason: {outputs:#?}", bench.now);
 }
 
 /// One operation of ours: nothing foreign changes, no lookup breaks, no pin stands above a foreign
 /// route of the main table that was seen.
 pub(crate) fn operation(bench: &Bench, before: &Kernel, op: &Op, outcome: &Outcome) {
     let (now, after) = (bench.now, &bench.kernel);
+    assert_eq!(bench.policy.mode, Mode::Steer, "{now}: {op} although we only observe");
     assert_eq!(before.foreign(), after.foreign(), "{now}: {op} changed what is not ours");
     let family = op.family();
     // A default route that refuses, or a special one, is somebody's wish: what was above it goes.
@@ -93,6 +138,27 @@ pub(crate) fn we_break_nothing(bench: &Bench) {
     }
 }
 
+/// Once all is seen: where rules of others lead elsewhere than the main table does, it is there.
+pub(crate) fn their_rules_have_their_say(bench: &Bench) {
+    for state in bench.status().map(|status| status.families).unwrap_or_default() {
+        let family = state.family;
+        let Some(theirs) = by_their_rules(&bench.kernel, family) else { continue };
+        let ours = bench.kernel.default_way(family);
+        // While nothing is decided, or its path is broken, what stands stays as it is.
+        let up = |name: &String| bench.path(name, family).is_some_and(|path| path.health == Health::Up);
+        let decided = !state.elected.is_empty() && state.elected.iter().all(up);
+        let agrees = state.aside.is_some() || !decided || ours == theirs;
+        assert!(agrees, "{}: {family}: their rules lead to {theirs:?}, ours to {ours:?}", bench.now);
+    }
+}
+
+/// Where rules of others lead, if that is elsewhere than the main table does.
+fn by_their_rules(kernel: &Kernel, family: Family) -> Option<Result<Hop, NoWay>> {
+    let without = kernel.without_us();
+    let theirs = without.default_way(family);
+    (without.without_their_rules().default_way(family) != theirs).then_some(theirs)
+}
+
 /// A silent path is left only for one that answered a question asked after the last sign of life of
 /// what is left; nothing is ever taken that is known to be cut. Of several that stay or are taken, one
 /// must have answered.
@@ -127,7 +193,8 @@ pub(crate) fn moved_to_something_proven(bench: &Bench, elected: &Elected) {
     let heard = |link: LinkIndex| bench.world.heard.get(&(link, family));
     for from in left.into_iter().filter(|_| silent) {
         let last_sign = heard(from).map_or(Instant::BOOT, |heard| heard.at);
-        if now.since(last_sign) >= bench.policy.patience {
+        // For the core, time stands still while the loop does not run.
+        if now.since(last_sign.max(bench.woke)) >= bench.policy.patience {
             let proved =
                 |to: &LinkIndex| heard(*to).is_some_and(|heard| heard.asked >= last_sign && heard.at <= now);
             let to_names = &elected.now;
@@ -136,9 +203,31 @@ pub(crate) fn moved_to_something_proven(bench: &Bench, elected: &Elected) {
     }
 }
 
-/// When nothing has happened for long, lookups go where the election says.
+/// Who fell is taken again from a path that works after a while of answers only. Mind: this notes who
+/// fell.
+pub(crate) fn comes_back_damped(bench: &mut Bench, elected: &Elected) {
+    let (now, family) = (bench.now, elected.family);
+    let links = |names: &[String], but: &[String]| -> Vec<LinkIndex> {
+        let names = names.iter().filter(|name| !but.contains(name));
+        names.filter_map(|name| interface_of(bench, name)).collect()
+    };
+    let (joined, left) = (links(&elected.now, &elected.before), links(&elected.before, &elected.now));
+    for link in joined {
+        let fell = bench.fallen.remove(&(link, family));
+        if let (Reason::Preferred | Reason::MemberJoined, Some(fell)) = (elected.reason, fell) {
+            let after = now.since(fell);
+            assert!(after >= bench.policy.return_after, "{now}: {family}: {link:?} is back after {after:?}");
+        }
+    }
+    if let Reason::Fell(_) | Reason::MemberFell(_) | Reason::FirstToAnswer = elected.reason {
+        bench.fallen.extend(left.into_iter().map(|link| ((link, family), now)));
+    }
+}
+
+/// Once all is seen, lookups go where the election says, but for what rules of others and dead neighbours
+/// make of it.
 pub(crate) fn table_agrees(bench: &Bench) {
-    let Some(status) = bench.status() else { return };
+    let Some(status) = bench.status().filter(|status| status.mode == Mode::Steer) else { return };
     for state in status.families {
         let elected = state.elected;
         let path = |name: &String| {
@@ -149,7 +238,9 @@ pub(crate) fn table_agrees(bench: &Bench) {
         if wanted.is_empty() || state.aside.is_some() {
             continue;
         }
-        let ways: BTreeSet<Hop> = bench.kernel.default_ways(state.family).into_iter().collect();
+        let mut kernel = bench.kernel.without_their_rules();
+        kernel.failed.clear();
+        let ways: BTreeSet<Hop> = kernel.default_ways(state.family).into_iter().collect();
         assert_eq!(ways, wanted, "{}: {}: elected {elected:?}", bench.now, state.family);
     }
 }

@@ -116,6 +116,12 @@ impl Kernel {
         Self { routes, rules, tables: Vec::new(), ..self.clone() }
     }
 
+    /// The same host without the rules of others that come before the main table's.
+    pub(crate) fn without_their_rules(&self) -> Self {
+        let stays = |rule: &&Rule| matches!(rule.protocol, protocol::UPLINKD | protocol::KERNEL);
+        Self { rules: self.rules.iter().filter(stays).cloned().collect(), ..self.clone() }
+    }
+
     /// Our routes in the main table and the pin's.
     pub(crate) fn pins(&self, family: Family) -> Vec<OwnRoute> {
         let ours = |route: &&Route| route.family == family && route.protocol == protocol::UPLINKD;
@@ -224,6 +230,13 @@ impl Kernel {
         Ok(())
     }
 
+    /// The preference of a rule that is added without one: right before all others
+    /// (`fib_default_rule_pref` in net/core/fib_rules.c).
+    pub(crate) fn next_priority(&self, family: Family) -> u32 {
+        let rules = self.rules.iter().filter(|rule| rule.family == family);
+        rules.map(|rule| rule.priority).min().unwrap_or(0).saturating_sub(1)
+    }
+
     /// `ip rule del`, naming everything it has.
     pub(crate) fn delete_rule(&mut self, rule: &Rule) -> Result<(), Errno> {
         let at = self.rules.iter().position(|other| other == rule).ok_or(ESRCH)?;
@@ -256,9 +269,9 @@ impl Kernel {
         Ok(())
     }
 
-    /// Adds an address.
+    /// Adds an address, if its link is there.
     pub(crate) fn add_address(&mut self, address: Address) {
-        if !self.addresses.contains(&address) {
+        if self.links.contains_key(&address.link) && !self.addresses.contains(&address) {
             self.addresses.push(address);
             self.changes += 1;
         }

@@ -3,10 +3,30 @@
 use std::net::IpAddr;
 
 use uplink_core::lease::{Holder, Lease};
-use uplink_core::snapshot::{Family, Hop, LinkIndex, Route, RouteKind, Weight, protocol};
+use uplink_core::snapshot::{
+    Address, Family, Hop, Link, LinkIndex, LinkKind, Prefix, Route, RouteKind, Rule, TABLE_MAIN, Weight,
+    protocol,
+};
 
 use super::bench::Bench;
-use super::site::{addresses, default_route, gateway, plain_default};
+use super::site::{addresses, default_route, gateway, link, plain_default, second_gateway};
+use super::world::Gateway;
+
+/// The tunnel of a VPN.
+const TUNNEL: LinkIndex = LinkIndex(9);
+/// The table of a VPN that has its own.
+const VPN_TABLE: u32 = 51_820;
+/// The first interface of a pod.
+const FIRST_POD: u32 = 100;
+
+/// How a VPN takes the traffic.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Vpn {
+    /// By rules of this preference, or of the one that the kernel gives.
+    Rules(Option<u32>),
+    /// By a default route in the main table.
+    Main(u32),
+}
 
 impl Bench {
     /// Addresses and default routes of a link come, as from DHCP and router advertisements.
@@ -24,9 +44,23 @@ impl Bench {
 
     /// The addresses of a link go, and what hung on them.
     pub(crate) fn addresses_go(&mut self, link: LinkIndex) {
-        for address in Family::ALL.into_iter().flat_map(|family| addresses(link, family)) {
+        let own = self.kernel.addresses.iter().filter(|address| address.link == link);
+        for address in own.cloned().collect::<Vec<Address>>() {
             self.kernel.remove_address(&address);
         }
+    }
+
+    /// The DHCP server gives other addresses; everything is laid anew with them.
+    pub(crate) fn readdress(&mut self, link: LinkIndex) {
+        self.addresses_go(link);
+        for mut address in Family::ALL.into_iter().flat_map(|family| addresses(link, family)) {
+            address.prefix.address = match address.prefix.address {
+                IpAddr::V4(own) => IpAddr::from(own.to_bits().wrapping_add(1).to_be_bytes()),
+                IpAddr::V6(own) => IpAddr::from(own.to_bits().wrapping_add(1).to_be_bytes()),
+            };
+            self.kernel.add_address(address);
+        }
+        self.defaults_come(link);
     }
 
     /// The DHCP client writes down the link's gateway, or forgets it.
@@ -63,6 +97,93 @@ impl Bench {
                 route.family == family && route.is_default() && leads(route, link) && old.contains(route)
             });
         }
+    }
+
+    /// NetworkManager finds no connectivity behind the link, or finds it again: the metrics of its default
+    /// routes are 20,000 higher, or not.
+    pub(crate) fn demote(&mut self, link: LinkIndex, demoted: bool) {
+        for family in Family::ALL {
+            let usual = default_route(link, family).metric;
+            self.remetric(link, family, if demoted { usual + 20_000 } else { usual });
+        }
+    }
+
+    /// networkd starts anew and removes what it did not lay: routes, and rules that are not the kernel's.
+    pub(crate) fn purge(&mut self) {
+        let kernel = &mut self.kernel;
+        kernel.routes.retain(|route| matches!(route.protocol, protocol::DHCP | protocol::RA));
+        kernel.rules.retain(|rule| rule.protocol == protocol::KERNEL);
+        kernel.changes += 1;
+    }
+
+    /// The link's default route leads to its second gateway.
+    pub(crate) fn regateway(&mut self, link: LinkIndex, family: Family, gateway: Gateway) {
+        let other = second_gateway(link, family);
+        self.world.gateways.insert((link, other), gateway);
+        let hops = vec![Hop { link, gateway: Some(other) }];
+        let route = Route { hops, ..default_route(link, family) };
+        let _ = self.kernel.replace_route(route);
+    }
+
+    /// Somebody deletes the best default route of others.
+    pub(crate) fn best_default_goes(&mut self, family: Family) {
+        let of_main = |route: &&Route| {
+            let foreign = route.protocol != protocol::UPLINKD;
+            foreign && route.family == family && route.table == TABLE_MAIN && route.is_default()
+        };
+        let best = self.kernel.routes.iter().filter(of_main).min_by_key(|route| route.metric).cloned();
+        self.forget_routes(|route| best.as_ref() == Some(route));
+    }
+
+    /// A CNI has so many pods: an interface each, a route to the pod, and a default route in a table of
+    /// its own.
+    pub(crate) fn pods(&mut self, count: u32) {
+        let others: Vec<LinkIndex> =
+            self.kernel.links.keys().copied().filter(|index| index.0 >= FIRST_POD).collect();
+        for index in others.into_iter().filter(|index| index.0 >= FIRST_POD + count) {
+            self.kernel.remove_link(index);
+        }
+        for number in 0..count {
+            let index = LinkIndex(FIRST_POD + number);
+            self.kernel.links.entry(index).or_insert_with(|| link(index, &format!("cali{number}")));
+            let pod = Prefix::host(IpAddr::from((0x0af4_0000 | number).to_be_bytes()));
+            let hops = vec![Hop { link: index, gateway: None }];
+            let route = Route { hops, ..plain_default(Family::Ipv4) };
+            let _ = self.kernel.add_route(Route { destination: pod, ..route.clone() });
+            let _ = self.kernel.add_route(Route { table: 1000 + number, ..route });
+            self.kernel.changes += 1;
+        }
+    }
+
+    /// A VPN comes up, with a default route and rules for it, or in `main`.
+    pub(crate) fn vpn(&mut self, vpn: Vpn) {
+        self.vpn_goes();
+        self.kernel.links.insert(TUNNEL, Link { kind: LinkKind::Tunnel, ..link(TUNNEL, "wg0") });
+        self.kernel.changes += 1;
+        for family in Family::ALL {
+            let hops = vec![Hop { link: TUNNEL, gateway: None }];
+            let route = Route { hops, ..plain_default(family) };
+            let (table, metric) = match vpn {
+                Vpn::Rules(_) => (VPN_TABLE, 0),
+                Vpn::Main(metric) => (TABLE_MAIN, metric),
+            };
+            let _ = self.kernel.add_route(Route { table, metric, ..route });
+            let Vpn::Rules(priority) = vpn else { continue };
+            // The second comes before the first.
+            for (before, table, suppress) in [(0, VPN_TABLE, None), (1, TABLE_MAIN, Some(0))] {
+                let given = priority.map(|priority| priority - before);
+                let priority = given.unwrap_or_else(|| self.kernel.next_priority(family));
+                let rule = Rule { suppress_prefix_length: suppress, ..lookup(family, priority, table) };
+                let _ = self.kernel.add_rule(rule);
+            }
+        }
+    }
+
+    /// The VPN goes down.
+    pub(crate) fn vpn_goes(&mut self) {
+        self.kernel.remove_link(TUNNEL);
+        self.kernel.rules.retain(|rule| rule.protocol != protocol::STATIC);
+        self.kernel.changes += 1;
     }
 
     /// The router says that it is a default router no longer (lifetime 0).
@@ -129,4 +250,18 @@ impl Bench {
 
 fn leads(route: &Route, link: LinkIndex) -> bool {
     route.hops.iter().any(|hop| hop.link == link)
+}
+
+fn lookup(family: Family, priority: u32, table: u32) -> Rule {
+    Rule {
+        family,
+        priority,
+        protocol: protocol::STATIC,
+        table: Some(table),
+        from: None,
+        to: None,
+        mark: None,
+        suppress_prefix_length: None,
+        more: false,
+    }
 }

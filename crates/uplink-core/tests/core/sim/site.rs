@@ -165,6 +165,26 @@ impl Bench {
         self.kernel.links.get_mut(&index).expect("just plugged").pci = Some(pci);
     }
 
+    /// The interface is pulled out.
+    pub(crate) fn unplug(&mut self, index: LinkIndex) {
+        self.kernel.remove_link(index);
+    }
+
+    /// The interface is there again, as at first, and configured; nothing if it is there.
+    pub(crate) fn plug_again(&mut self, index: LinkIndex) {
+        if self.kernel.links.contains_key(&index) {
+            return;
+        }
+        let gateways = self.world.gateways.clone();
+        match index {
+            PORT => self.plug_dpu(PORT, "ens1f0np0", 3),
+            PORT_B => self.plug_dpu(PORT_B, "ens2f0np0", 5),
+            _ => self.plug(index, BOARD),
+        }
+        self.world.gateways.extend(gateways);
+        self.lease(index);
+    }
+
     /// Changes both families' gateways of a link.
     pub(crate) fn gateways(&mut self, link: LinkIndex, change: impl Fn(&mut Gateway)) {
         for ((at, _), gateway) in &mut self.world.gateways {

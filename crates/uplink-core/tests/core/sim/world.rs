@@ -59,7 +59,7 @@ impl Gateway {
 }
 
 /// Every gateway by the link that leads to it, and all targets.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct World {
     pub(crate) gateways: BTreeMap<(LinkIndex, IpAddr), Gateway>,
     /// The targets that answer whoever reaches them.
@@ -68,6 +68,10 @@ pub(crate) struct World {
     pub(crate) unsendable: BTreeSet<IpAddr>,
     /// The newest answer that came through each link.
     pub(crate) heard: BTreeMap<(LinkIndex, Family), Heard>,
+    /// Answers take longer by up to this, each by another time: they overtake each other.
+    pub(crate) jitter: Duration,
+    /// So often each answer comes.
+    pub(crate) copies: usize,
     asked: BTreeMap<ProbeId, (Instant, Probe)>,
     random: u64,
 }
@@ -95,7 +99,16 @@ pub(crate) enum Fate {
 impl World {
     /// A world whose losses follow from `seed`.
     pub(crate) fn new(seed: u64) -> Self {
-        Self { random: seed, ..Self::default() }
+        Self {
+            gateways: BTreeMap::new(),
+            targets: BTreeSet::new(),
+            unsendable: BTreeSet::new(),
+            heard: BTreeMap::new(),
+            jitter: Duration::ZERO,
+            copies: 1,
+            asked: BTreeMap::new(),
+            random: seed,
+        }
     }
 
     /// The same world with other losses.
@@ -123,9 +136,9 @@ impl World {
             None => self.behind(kernel, probe, address),
         };
         let answered = latency.filter(|(loss, _)| self.dice() >= *loss);
-        answered.map_or(Fate::Lost, |(_, latency)| {
-            Fate::Answered(Answer { id: probe.id, at: now + latency, mac })
-        })
+        let Some((_, latency)) = answered else { return Fate::Lost };
+        let longer = if self.jitter.is_zero() { Duration::ZERO } else { self.jitter * self.dice() / 100 };
+        Fate::Answered(Answer { id: probe.id, at: now + latency + longer, mac })
     }
 
     /// Whether a question to it is out, or was lost.

@@ -3,7 +3,6 @@
 //! `cargo xtask bench` builds and names the daemon. Contenders are played one after the other, each
 //! scene on a fresh site, with the same faults.
 #![allow(clippy::disallowed_macros, reason = "a program for people at a terminal: printing is all it is for")]
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic"))]
 
 mod chart;
 mod contenders;

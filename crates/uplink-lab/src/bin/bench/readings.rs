@@ -10,9 +10,7 @@ pub(crate) const NEVER: f64 = f64::INFINITY;
 pub(crate) enum Measure {
     /// From the fault to the kernel's announcement of the switch.
     Switch,
-    /// From the kernel's announcement of a lost carrier to that of the switch: the kernel itself holds
-    /// its announcement back for up to a second when links of any namespace changed shortly before
-    /// (net/core/link_watch.c).
+    /// From the kernel's announcement of a lost carrier to that of the switch.
     Reaction,
     /// The longest time without a packet that arrived.
     Outage,

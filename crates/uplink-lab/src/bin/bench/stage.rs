@@ -41,8 +41,9 @@ const SETTLE: Duration = Duration::from_secs(2);
 const FLOW_BOUND: Duration = Duration::from_secs(10);
 /// A packet that is still missing after so long is lost.
 const ON_THE_WAY: Duration = Duration::from_millis(500);
-/// A lookup has its answer from a change of a route no longer ago than this.
-const LOOKUP_LATE: Duration = Duration::from_millis(10);
+/// A lookup has its answer from a change of a route no longer ago than this: it waits for the kernel's
+/// lock of all routes and links, which others hold for some ten milliseconds at times.
+const LOOKUP_LATE: Duration = Duration::from_millis(100);
 
 /// What is on the site beside the contender.
 #[derive(Debug, Clone, Copy)]

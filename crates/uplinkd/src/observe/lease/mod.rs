@@ -109,6 +109,13 @@ fn addresses(list: &str) -> Vec<Ipv4Addr> {
     list.split_whitespace().filter_map(|word| word.parse().ok()).take(ROUTERS_MAX).collect()
 }
 
+/// What the file of any client may say, for tests with arbitrary bytes.
+#[cfg(any(test, fuzzing))]
+pub(super) fn any_file(text: &str) {
+    let _ = (networkd::parse(text), network_manager::parse(text));
+    let _ = dhclient::parse(text, Duration::ZERO);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
