@@ -1,6 +1,6 @@
 //! The core: inputs and the time go in; outputs and the next deadline come out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ pub struct Core {
     /// The gateways that worked last, of the uplinks that there are.
     gateways: BTreeMap<PathKey, Known>,
     families: [FamilyState; 2],
+    /// The interfaces whose `src_valid_mark` we set.
+    checks_set: BTreeSet<LinkIndex>,
     desk: Desk,
     outputs: VecDeque<Output>,
     changes: VecDeque<Change>,
@@ -142,6 +144,7 @@ impl Core {
                 laid: None,
                 dry: Vec::new(),
             }),
+            checks_set: BTreeSet::new(),
             desk: Desk::new(start.machine ^ start.now.as_nanos()),
             outputs: VecDeque::new(),
             changes: VecDeque::new(),

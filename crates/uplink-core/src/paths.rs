@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use crate::discover::own_defaults;
 use crate::marks::{Check, Marked, OwnMarks};
 use crate::own::{Lookup, Op, OwnRule, RuleForm, probe_table};
-use crate::snapshot::{Address, Attributes, Family, Hop, LinkIndex, Mark, Prefix, Snapshot};
+use crate::snapshot::{Address, Attributes, Family, Hop, LinkIndex, Mark, Prefix, Rule, Snapshot, protocol};
 use crate::status::PathRulesStatus;
 
 /// Rules cost every lookup that they do not match a few nanoseconds: no more uplinks than this have any.
@@ -31,6 +31,8 @@ pub struct PathWay {
     pub sources: Vec<Prefix>,
     /// What stands is kept, and nothing made: the path is not known to work.
     pub keep_only: bool,
+    /// It was we who set `src_valid_mark`, even if the table that says so is gone.
+    pub check_set: bool,
 }
 
 /// The uplink's addresses that have source rules: not those that come and go (temporary, deprecated), nor
@@ -91,6 +93,23 @@ pub(crate) fn plan(snapshot: &Snapshot, family: Family, ways: &[PathWay], bits: 
         .collect()
 }
 
+/// Whether marks could send astray what others route by marks: they use one of our bits, or a strict
+/// reverse-path check that we made look at marks would look at theirs, too. That drops, for instance, what
+/// a transparent proxy marks: the way back from its table is none.
+pub(crate) fn collide(
+    snapshot: &Snapshot,
+    family: Family,
+    bits: u32,
+    links: impl IntoIterator<Item = LinkIndex>,
+) -> bool {
+    let is_foreign = |rule: &&Rule| rule.family == family && rule.protocol != protocol::UPLINKD;
+    let mut foreign = snapshot.rules.iter().filter(is_foreign).filter_map(|rule| rule.mark);
+    let before = |link| table(snapshot, family)?.of(link).map(|marked| marked.check);
+    let would_set =
+        links.into_iter().any(|link| check(snapshot, family, link, before(link)) == Check::MarkedByUs);
+    foreign.any(|mark| would_set || mark.value & mark.mask & bits != 0)
+}
+
 /// The marked uplinks as they stand. One may have lost its default route for the moment of a renewal: what
 /// came in by it is still answered through it, as long as its link and addresses are there.
 pub(crate) fn left(snapshot: &Snapshot, family: Family) -> Vec<PathWay> {
@@ -102,7 +121,7 @@ pub(crate) fn left(snapshot: &Snapshot, family: Family) -> Vec<PathWay> {
     let ways = marked.filter(|marked| is_there(marked.link)).filter_map(|marked| {
         let route = own_defaults(snapshot, family).find(|route| route.table() == probe_table(marked.link))?;
         let (hop, attributes) = (route.legs().single()?.clone(), route.attributes().clone());
-        Some(PathWay { hop, attributes, sources: Vec::new(), keep_only: true })
+        Some(PathWay { hop, attributes, sources: Vec::new(), keep_only: true, check_set: false })
     });
     ways.collect()
 }
@@ -165,7 +184,8 @@ fn assign(snapshot: &Snapshot, family: Family, ways: &[PathWay], bits: u32) -> O
         let value = kept(link).map(|mark| mark.value).or_else(|| free().find(|v| !taken.contains(v)));
         let Some(value) = value else { continue };
         taken.insert(value);
-        let check = check(snapshot, family, link, before(link).map(|marked| marked.check));
+        let noted = way.check_set.then_some(Check::MarkedByUs);
+        let check = check(snapshot, family, link, noted.or(before(link).map(|marked| marked.check)));
         uplinks.push(Marked { link, mark: Mark { value, mask: bits }, check });
     }
     OwnMarks { family, uplinks, intact: true }

@@ -100,8 +100,9 @@ pub enum PathRules {
 
 impl PathRules {
     /// Clear of kube-proxy (0x4000, 0x8000), Calico (0xffff0000 by default), Cilium (0x0f00), the portmap
-    /// plugin (0x2000), the AWS plugin (0x80) and Tailscale (0xff0000); see docs/path-rules.md.
-    pub const USUAL_BITS: u32 = 0x1f;
+    /// plugin (0x2000), the AWS plugin (0x80), Tailscale (0xff0000), and of the small numbers that people
+    /// choose; see docs/path-rules.md.
+    pub const USUAL_BITS: u32 = 0x78;
 
     /// The bits of one mark must tell the uplinks from each other and from none.
     pub const MIN_BITS: u32 = 2;

@@ -560,7 +560,7 @@ pub struct Rule {
     pub from: Option<Prefix>,
     /// Only packets to there.
     pub to: Option<Prefix>,
-    /// Only packets with this mark.
+    /// Only packets with this mark; none also where it is all others that are meant.
     #[serde(default)]
     pub mark: Option<Mark>,
     /// Ignore results with a prefix of at most this length.

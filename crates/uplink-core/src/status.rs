@@ -69,6 +69,9 @@ pub enum PathRulesState {
     /// Connections are tracked, but the kernel refuses to mark them: nothing is laid, because source rules
     /// alone would send the answers of translated connections astray.
     Refused,
+    /// Rules of others look at packets' marks, and ours could lead what they mean elsewhere: nothing is
+    /// laid.
+    ForeignMarks,
     /// Another program keeps undoing them; we try again later.
     Contest,
 }
@@ -84,6 +87,10 @@ impl fmt::Display for PathRulesState {
             Self::Refused => {
                 "none: the kernel refuses to mark connections, and without that they are not safe; \
                  it needs nf_tables and nft_ct"
+            }
+            Self::ForeignMarks => {
+                "none: rules of others look at packets' marks; other bits (path_marks), or rp_filter = 2 \
+                 where it is 1, keep them apart"
             }
             Self::Contest => "held back: another program keeps undoing them",
         })

@@ -63,6 +63,7 @@ fn election(family: &Election, status: &Status) -> String {
         PathRulesState::Connections
         | PathRulesState::Sources
         | PathRulesState::Refused
+        | PathRulesState::ForeignMarks
         | PathRulesState::Contest => {
             let _ = writeln!(text, "      path rules: {}", family.path_rules_text);
         }

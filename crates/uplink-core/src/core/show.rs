@@ -79,6 +79,9 @@ impl Core {
         if self.path_ways(state.family).is_empty() {
             return PathRulesState::Needless;
         }
+        if self.marks_collide(state.family) {
+            return PathRulesState::ForeignMarks;
+        }
         match self.snapshot.as_ref().is_some_and(|snapshot| snapshot.tracking.in_use) {
             true if state.unmarked => PathRulesState::Refused,
             _ if state.paths.holds(now) => PathRulesState::Contest,

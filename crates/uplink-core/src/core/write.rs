@@ -8,6 +8,7 @@ use crate::contest::Contest;
 use crate::discover::{Path, PathKey, Uplink, Way};
 use crate::event::{Outcome, Output};
 use crate::judge::{Judge, Standing};
+use crate::marks::Check;
 use crate::own::{Leg, Legs, Op};
 use crate::paths::{self, MAX_UPLINKS, PathWay, sources};
 use crate::plan::{Plan, ProbeWay, Wanted, current_pin, plan};
@@ -55,6 +56,7 @@ impl Core {
         if self.applying != Applying::No {
             return;
         }
+        self.note_checks();
         let (mut pins, mut others) = (VecDeque::new(), Vec::new());
         for index in 0..self.families.len() {
             let Some((family, plan)) = self.plan_family(index, now) else { continue };
@@ -93,7 +95,10 @@ impl Core {
             plan(snapshot, &self.policy, family, None, &[], &[])
         } else {
             let (wanted, probes) = (self.wanted(family), self.probe_ways(family));
-            let paths = self.path_ways(family);
+            let paths = match self.marks_collide(family) {
+                true => Vec::new(),
+                false => self.path_ways(family),
+            };
             let mut planned = plan(snapshot, &self.policy, family, wanted.as_ref(), &probes, &paths);
             if state.unmarked && state.paths.holds(now) {
                 // What is safe only together with what the kernel refuses goes at once.
@@ -194,6 +199,25 @@ impl Core {
         ways.chain(left).take(MAX_UPLINKS).collect()
     }
 
+    /// Who flushes all of nftables takes the note with it that it was we who set `src_valid_mark`.
+    fn note_checks(&mut self) {
+        let Some(snapshot) = &self.snapshot else { return };
+        let links = &snapshot.links;
+        self.checks_set.retain(|link| links.get(link).is_some_and(|link| link.src_valid_mark));
+        let marked = snapshot.tracking.tables.iter().flat_map(|table| &table.uplinks);
+        let ours = marked.filter(|marked| marked.check == Check::MarkedByUs).map(|marked| marked.link);
+        self.checks_set.extend(ours.filter(|link| links.get(link).is_some_and(|link| link.src_valid_mark)));
+    }
+
+    /// Whether marks of ours could send astray what others route by marks.
+    pub(super) fn marks_collide(&self, family: Family) -> bool {
+        let (PathRules::On(bits), Some(snapshot)) = (self.policy.path_rules, &self.snapshot) else {
+            return false;
+        };
+        let links = paths(&self.uplinks).filter_map(|(_, path)| path.hop.as_ref()).map(|hop| hop.link);
+        snapshot.tracking.in_use && paths::collide(snapshot, family, bits, links)
+    }
+
     /// A connection stays with the path that it came in by even while that is silent: what comes in by
     /// another is marked anew. But what began here, from its address, is not kept on a dead path.
     fn path_way(&self, key: &PathKey, path: &Path) -> Option<PathWay> {
@@ -209,7 +233,8 @@ impl Core {
         let sources = if led { sources(self.snapshot.as_ref()?, hop.link, key.family) } else { Vec::new() };
         // Undecided: what the process before left stays.
         let keep_only = keep_only || self.family(key.family).election.elected().is_empty();
-        Some(PathWay { hop, attributes: path.attributes.clone(), sources, keep_only })
+        let check_set = self.checks_set.contains(&hop.link);
+        Some(PathWay { hop, attributes: path.attributes.clone(), sources, keep_only, check_set })
     }
 
     pub(super) fn applied(&mut self, outcomes: &[Outcome], now: Instant) {

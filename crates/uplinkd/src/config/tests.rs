@@ -173,8 +173,8 @@ fn every_mistake_is_found_where_it_is() {
         ("preempt = true".into(), "`preempt` must be text, this is true or false", "1:11", "\"always\", \"boot\", \"never\""),
         ("preempt = \"\"".into(), "`preempt` cannot be \"\"", "1:11", "\"always\", \"boot\", \"never\""),
         ("path_rules = true".into(), "`path_rules` must be text, this is true or false", "1:14", "\"on\", \"off\""),
-        ("path_marks = 0x5".into(), "these are not 2 or more bits in a row", "1:14", "such as 0x1f"),
-        ("path_marks = 1".into(), "these are not 2 or more bits in a row", "1:14", "such as 0x1f"),
+        ("path_marks = 0x5".into(), "these are not 2 or more bits in a row", "1:14", "such as 0x78"),
+        ("path_marks = 1".into(), "these are not 2 or more bits in a row", "1:14", "such as 0x78"),
         ("placement = \"tabel\"".into(), "`placement` cannot be \"tabel\"", "1:13", "\"auto\", \"main\", \"table\""),
         // Times.
         ("patience = 1".into(), "`patience` must be text, this is a whole number", "1:12", "\"1s\""),

@@ -6,6 +6,10 @@
 //! - `out`, for what the host itself sends, which is routed anew when its mark changes: the same.
 //! - `end`, when a packet has been routed: the mark has done its work and goes, lest a tunnel that carries
 //!   the packet on be routed by it.
+//!
+//! What somebody else marked is his: a connection with any other bit is not marked, a packet with any of
+//! our bits is not, and a socket's packet with any mark is not (a VPN's, which would be led into itself).
+//! A mark goes only from a packet whose connection has the same one.
 
 use uplink_core::marks::{Check, Marked, OwnMarks};
 use uplink_core::snapshot::{Family, LinkIndex, Mark};
@@ -118,12 +122,13 @@ pub(super) enum Expression {
     Return,
 }
 
-/// All rules, chain by chain, in their order.
+/// All rules, chain by chain, in their order. Who changes what one does changes its comment: by that an
+/// older process's table is told from ours.
 pub(super) fn rules(marks: &OwnMarks) -> Vec<Rule> {
     let questions = marks.uplinks.iter().flat_map(question);
     let answers = |chain| marks.uplinks.iter().map(move |marked| answer(chain, marked));
-    let bits = marks.uplinks.first().map_or(0, |marked| marked.mark.mask);
-    questions.chain(answers(Chain::In)).chain(answers(Chain::Out)).chain([end(bits)]).collect()
+    let ends = marks.uplinks.iter().map(end);
+    questions.chain(answers(Chain::In)).chain(answers(Chain::Out)).chain(ends).collect()
 }
 
 /// The table that consists of these rules (chain and comment of each); none if it has some and none is of
@@ -149,21 +154,24 @@ fn question(marked: &Marked) -> Vec<Rule> {
         comment,
         expressions: [came_in_by(link), rest].concat(),
     };
+    let of_nobody = connection_is(Mark { value: 0, mask: !mark.mask });
     let others = vec![
         Expression::LoadConnection(CONNECTION_MARK),
         Expression::Bits { keep: mark.mask, flip: 0 },
-        Expression::Compare { equal: false, bytes: mark.value.to_ne_bytes().to_vec() },
+        Expression::Compare { equal: false, bytes: bytes(mark.value) },
         Expression::LoadConnection(CONNECTION_MARK),
         Expression::Bits { keep: !mark.mask, flip: mark.value },
         Expression::SetConnection(CONNECTION_MARK),
     ];
+    let others = [of_nobody, others].concat();
     let translated = vec![
         Expression::LoadConnection(CONNECTION_STATUS),
         Expression::Bits { keep: TRANSLATED, flip: 0 },
-        Expression::Compare { equal: false, bytes: 0_u32.to_ne_bytes().to_vec() },
+        Expression::Compare { equal: false, bytes: bytes(0) },
     ];
     let checked = (check != Check::No).then(|| {
-        rule(format!("{OURS}: for the strict reverse-path check"), [translated, set(mark)].concat())
+        let marked = [translated, connection_is(mark), unmarked(mark.mask), set(mark)];
+        rule(format!("{OURS}: for the strict reverse-path check"), marked.concat())
     });
     let first = rule(comment(marked), others);
     let last = rule(format!("{OURS}: a question is routed as ever"), vec![Expression::Return]);
@@ -174,33 +182,54 @@ fn question(marked: &Marked) -> Vec<Rule> {
 /// once: if it leaves by that uplink already, it need not be routed anew, which costs most of all this.
 fn answer(chain: Chain, marked: &Marked) -> Rule {
     let Marked { link, mark, check: _ } = *marked;
-    let astray = match chain {
-        Chain::Out => vec![
-            Expression::LoadMeta(META_INTERFACE_OUT),
-            Expression::Compare { equal: false, bytes: wire::interface(link) },
-        ],
-        Chain::In | Chain::End => Vec::new(),
+    let (astray, by_others) = match chain {
+        Chain::Out => {
+            let leaves = vec![
+                Expression::LoadMeta(META_INTERFACE_OUT),
+                Expression::Compare { equal: false, bytes: wire::interface(link) },
+            ];
+            (leaves, u32::MAX)
+        }
+        Chain::In | Chain::End => (Vec::new(), mark.mask),
     };
-    let of_connection = vec![
-        Expression::LoadConnection(CONNECTION_MARK),
-        Expression::Bits { keep: mark.mask, flip: 0 },
-        Expression::Compare { equal: true, bytes: mark.value.to_ne_bytes().to_vec() },
-    ];
     let comment = format!("{OURS}: answers of mark {mark}");
-    Rule { chain, comment, expressions: [astray, of_connection, set(mark)].concat() }
+    let expressions = [astray, connection_is(mark), unmarked(by_others), set(mark)].concat();
+    Rule { chain, comment, expressions }
 }
 
 /// Takes the mark off.
-fn end(bits: u32) -> Rule {
-    let expressions = vec![
+fn end(marked: &Marked) -> Rule {
+    let mark = marked.mark;
+    let is_set = vec![
+        Expression::LoadMeta(META_MARK),
+        Expression::Bits { keep: mark.mask, flip: 0 },
+        Expression::Compare { equal: true, bytes: bytes(mark.value) },
+    ];
+    let comment = format!("{OURS}: mark {mark} goes when the way is found");
+    let expressions = [is_set, connection_is(mark), set(Mark { value: 0, ..mark })].concat();
+    Rule { chain: Chain::End, comment, expressions }
+}
+
+/// Goes on only if these bits of the connection's mark are so.
+fn connection_is(mark: Mark) -> Vec<Expression> {
+    vec![
+        Expression::LoadConnection(CONNECTION_MARK),
+        Expression::Bits { keep: mark.mask, flip: 0 },
+        Expression::Compare { equal: true, bytes: bytes(mark.value) },
+    ]
+}
+
+/// Goes on only if none of these bits of the packet's mark are set.
+fn unmarked(bits: u32) -> Vec<Expression> {
+    vec![
         Expression::LoadMeta(META_MARK),
         Expression::Bits { keep: bits, flip: 0 },
-        Expression::Compare { equal: false, bytes: 0_u32.to_ne_bytes().to_vec() },
-        Expression::LoadMeta(META_MARK),
-        Expression::Bits { keep: !bits, flip: 0 },
-        Expression::SetMeta(META_MARK),
-    ];
-    Rule { chain: Chain::End, comment: format!("{OURS}: marks go when the way is found"), expressions }
+        Expression::Compare { equal: true, bytes: bytes(0) },
+    ]
+}
+
+fn bytes(number: u32) -> Vec<u8> {
+    number.to_ne_bytes().to_vec()
 }
 
 fn came_in_by(link: LinkIndex) -> Vec<Expression> {
@@ -287,7 +316,7 @@ mod tests {
         let mut more = whole;
         more.push(("in".to_owned(), String::new()));
         assert!(!read(Family::Ipv4, &more).unwrap().intact);
-        assert!(!read(Family::Ipv4, &[]).unwrap().intact, "flushed");
+        assert_eq!(read(Family::Ipv4, &[]).unwrap().uplinks, [], "flushed");
     }
 
     #[test]

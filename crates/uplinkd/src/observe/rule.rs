@@ -29,6 +29,9 @@ const NOTHING: u32 = u32::MAX;
 /// `FIB_RULE_UNRESOLVED`, `FIB_RULE_IIF_DETACHED`, `FIB_RULE_OIF_DETACHED`.
 const STATE_FLAGS: u32 = 0x1 | 0x4 | 0x8 | 0x10;
 
+/// It selects all other packets (`FIB_RULE_INVERT`).
+const INVERTED: u32 = 0x2;
+
 /// The rule that a message's payload describes; `None` if it is neither IPv4 nor IPv6.
 pub(super) fn decode(payload: &[u8]) -> Result<Option<Rule>, Malformed> {
     // struct fib_rule_hdr, linux/fib_rules.h
@@ -68,7 +71,8 @@ pub(super) fn decode(payload: &[u8]) -> Result<Option<Rule>, Malformed> {
             _ => rule.more = true,
         }
     }
-    rule.mark = (mask != 0).then_some(Mark { value: mark, mask });
+    let inverted = u32::from_ne_bytes(flags) & INVERTED != 0;
+    rule.mark = (mask != 0 && !inverted).then_some(Mark { value: mark, mask });
     rule.table = (action == LOOKUP && table != 0).then_some(table);
     Ok(Some(rule))
 }

@@ -86,6 +86,7 @@ proptest! {
                 attributes: Attributes::default(),
                 sources: sources(&kernel.snapshot(), link, Family::Ipv4),
                 keep_only: false,
+                check_set: false,
             };
             if !ways.contains(&way) {
                 ways.push(way);

@@ -6,12 +6,13 @@ use uplink_core::event::Outcome;
 use uplink_core::marks::{Check, Marked, OwnMarks};
 use uplink_core::own::{Op, OwnRule, RuleForm};
 use uplink_core::policy::PathRules;
-use uplink_core::snapshot::{Address, Family, LinkIndex, Prefix};
+use uplink_core::snapshot::{Address, Family, LinkIndex, Mark, Prefix};
 use uplink_core::status::{Health, Notice, PathRulesState};
 
 use crate::sim::bench::Bench;
 use crate::sim::kernel::Errno;
 use crate::sim::lookup::Packet;
+use crate::sim::manager::by_mark;
 use crate::sim::site::{DPU, MGMT, PORT, addresses, steered_worker, worker};
 use crate::sim::{ms, secs};
 
@@ -220,6 +221,70 @@ fn a_stop_leaves_nothing_and_puts_the_sysctl_back() {
 }
 
 #[test]
+fn who_flushes_nftables_does_not_make_us_forget_the_sysctl() {
+    let mut bench = worker();
+    (bench.kernel.tracked, bench.kernel.rp_filter) = (true, 1);
+    bench.start();
+    bench.run(secs(30));
+    bench.kernel.tables.clear();
+    bench.kernel.changes += 1;
+    bench.run(secs(1));
+    assert_eq!(marked(&bench, PORT).map(|marked| marked.check), Some(Check::MarkedByUs));
+    bench.stop();
+    assert!(bench.kernel.links.values().all(|link| !link.src_valid_mark));
+}
+
+#[test]
+fn where_others_use_our_bits_nothing_is_marked() {
+    let mut bench = tracked_worker();
+    let others = |value, mask| by_mark(Family::Ipv4, Mark { value, mask });
+    // Cilium's, Tailscale's, and one of a person.
+    for (rule, collides) in [
+        (others(0x200, 0xf00), false),
+        (others(0x80000, 0xff_0000), false),
+        (others(1, u32::MAX), false),
+        (others(0x10, u32::MAX), true),
+    ] {
+        bench.kernel.rules.insert(1, rule.clone());
+        bench.kernel.changes += 1;
+        bench.run(secs(1));
+        let expected = if collides { PathRulesState::ForeignMarks } else { PathRulesState::Connections };
+        assert_eq!(state(&bench), expected, "{rule:?}");
+        let families = bench.kernel.tables.iter().map(|table| table.family).collect::<Vec<_>>();
+        assert_eq!(families.contains(&Family::Ipv4), !collides, "{rule:?}");
+        assert!(families.contains(&Family::Ipv6));
+        bench.kernel.rules.retain(|other| *other != rule);
+        bench.kernel.changes += 1;
+        bench.run(secs(1));
+        assert_eq!(state(&bench), PathRulesState::Connections);
+    }
+}
+
+#[test]
+fn a_strict_check_is_not_made_to_look_at_marks_of_others() {
+    let mut bench = tracked_worker();
+    // A transparent proxy's: with the mark, its packets would come from nowhere.
+    bench.kernel.rules.insert(1, by_mark(Family::Ipv4, Mark { value: 0x200, mask: 0xf00 }));
+    bench.kernel.rp_filter = 1;
+    bench.kernel.changes += 1;
+    bench.run(secs(1));
+    assert_eq!(state(&bench), PathRulesState::ForeignMarks);
+    assert_eq!((sources(&bench), connections(&bench)), (4, 4), "IPv6 has no such check");
+    assert!(bench.kernel.links.values().all(|link| !link.src_valid_mark));
+    // A loose one needs nothing.
+    bench.kernel.rp_filter = 2;
+    bench.kernel.changes += 1;
+    bench.run(secs(1));
+    assert_eq!(state(&bench), PathRulesState::Connections);
+    // And one that looks at marks already is as it was.
+    bench.kernel.rp_filter = 1;
+    bench.kernel.links.values_mut().for_each(|link| link.src_valid_mark = true);
+    bench.kernel.changes += 1;
+    bench.run(secs(1));
+    assert_eq!(state(&bench), PathRulesState::Connections);
+}
+
+#[test]
 fn the_sysctl_is_set_only_while_a_strict_check_demands_it() {
     let mut bench = tracked_worker();
     for (of_all, of_port, needed) in [(1, 0, true), (2, 1, false), (0, 1, true), (0, 0, false)] {
@@ -374,7 +439,7 @@ fn operations_say_what_they_do() {
     let said: Vec<String> = bench.operations.iter().map(|(_, op, _)| op.to_string()).collect();
     for expected in [
         "lay ipv4 nftables table uplinkd:",
-        "add ipv4 rule 32100: fwmark 0x1/0x1f lookup main suppress_prefixlength 0",
+        "add ipv4 rule 32100: fwmark 0x8/0x78 lookup main suppress_prefixlength 0",
         "add ipv4 rule 32201: from ",
     ] {
         assert!(said.iter().any(|said| said.starts_with(expected)), "{expected} not in {said:#?}");
