@@ -188,6 +188,24 @@ pub(crate) fn read(tables: Option<&mut Nftables>, before: bool) -> Result<Tracki
     Ok(Tracking { in_use: before || !found.is_empty() || is_tracked(), tables: found })
 }
 
+/// Our table as the messages of a dump describe it, for tests with arbitrary bytes. What is read is what we
+/// would lay.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn any_dump(datagram: &[u8]) -> Option<OwnMarks> {
+    let rules: Vec<_> =
+        messages(datagram).flatten().filter_map(|message| wire::read_rule(message.payload)).collect();
+    let marks = form::read(Family::Ipv4, &rules)?;
+    let laid: Vec<u8> = form::rules(&marks)
+        .iter()
+        .flat_map(|rule| wire::message(Family::Ipv4, wire::NEWRULE, 0, 1, &wire::new_rule(rule)))
+        .collect();
+    let again: Vec<_> =
+        messages(&laid).flatten().filter_map(|message| wire::read_rule(message.payload)).collect();
+    let read = form::read(Family::Ipv4, &again);
+    assert_eq!(read, Some(OwnMarks { intact: true, ..marks.clone() }), "what is laid is not read back");
+    Some(marks)
+}
+
 /// Whether any connection is tracked here.
 pub(crate) fn is_tracked() -> bool {
     fs::read_to_string(COUNT).is_ok_and(|count| count.trim() != "0")

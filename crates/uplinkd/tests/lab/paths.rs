@@ -21,10 +21,10 @@ use uplink_lab::{Host, Site, Uplink, now, pass};
 use crate::capture::Capture;
 use crate::lifecycle::end;
 use crate::program::uplinkd;
-use crate::scene::{END, INTERNET, Outcome, Scene, trial};
+use crate::scene::{END, INTERNET, Outcome, SOON, Scene, trial};
 
 /// An answer that takes longer does not come.
-const ANSWERED: Duration = Duration::from_secs(2);
+const ANSWERED: Duration = Duration::from_secs(5);
 /// As above, where none is expected.
 const UNANSWERED: Duration = Duration::from_millis(400);
 
@@ -60,6 +60,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("path rules: turned off, they go; turned on, they come", switched),
         trial("path rules: a VPN's default route keeps its say", vpn),
         trial("path rules: a connection from an uplink's address outlives a planned switch", stays),
+        trial("path rules beside a multipath pin: every flow is answered where it came in", shared),
+        trial("path rules: what others mark stays as they marked it", marked_by_others),
     ]
 }
 
@@ -82,6 +84,12 @@ fn electing(interface: &str, more: &str) -> String {
 
 impl Stage {
     fn set(elected: &str, more: &str) -> Result<Self, Failed> {
+        let stage = Self::configured(&electing(elected, more))?;
+        stage.scene.leads_to(elected)?;
+        Ok(stage)
+    }
+
+    fn configured(toml: &str) -> Result<Self, Failed> {
         let site = Site::new()?;
         let pod = pod(&site)?;
         translate(&site)?;
@@ -90,8 +98,7 @@ impl Stage {
         }
         let services = vec![Service::start(&site.worker)?, Service::start(&pod)?];
         let captures = [Capture::start(&site.port.gateway)?, Capture::start(&site.mgmt.gateway)?];
-        let scene = Scene::begin(site, &electing(elected, more))?;
-        scene.leads_to(elected)?;
+        let scene = Scene::begin(site, toml)?;
         Ok(Self { scene, pod, services, captures })
     }
 
@@ -142,9 +149,19 @@ impl Stage {
         laid(&self.scene.site.worker)
     }
 
-    /// What the status says of path rules in both families.
+    /// What the status says of path rules in both families; where connections are marked, those of both
+    /// uplinks are.
     fn becomes(&self, state: &str) -> Outcome {
-        becomes(&self.scene, state)
+        becomes(&self.scene, state)?;
+        for (family, uplink) in
+            Family::ALL.into_iter().flat_map(|family| [(family, "port"), (family, "mgmt")])
+        {
+            self.scene.until(&format!("{family}: {uplink} is marked"), || {
+                let marked = !self.scene.path(uplink, family)?["path_rules"]["mark"].is_null();
+                Ok(marked == (state == "connections"))
+            })?;
+        }
+        Ok(())
     }
 
     fn finish(self) -> Outcome {
@@ -259,10 +276,16 @@ fn pod(site: &Site) -> Result<Host, Failed> {
         ("net/ipv4/conf/all/send_redirects", "0"),
     ])?;
     worker.ip_batch(&format!(
-        "link add bridge up type bridge forward_delay 0\n\
+        "link add bridge type bridge forward_delay 0\n\
+         link add to-pod type veth peer name eth0 netns {}\n\
+         link set to-pod master bridge\n\
+         link set bridge addrgenmode none\n\
+         link set to-pod addrgenmode none\n\
+         link set bridge up\n\
+         link set to-pod up\n\
          address add 10.244.0.1/24 dev bridge\n\
          address add fd44::1/64 dev bridge nodad\n\
-         link add to-pod master bridge up type veth peer name eth0 netns {}\n",
+         address add fe80::1/64 dev bridge nodad\n",
         pod.namespace()
     ))?;
     pod.ip_batch(
@@ -273,6 +296,14 @@ fn pod(site: &Site) -> Result<Host, Failed> {
          -6 route add default via fd44::1\n",
     )
     .or_else(|_| pod.ip_batch("route add ::/0 via fd44::1\n"))?;
+    // The bridge's carrier comes a moment later, and shows in the table.
+    let end = now() + SOON;
+    while worker.ip("route show table all")?.contains("linkdown") {
+        if now() >= end {
+            return Err("the bridge has no carrier".into());
+        }
+        pass(Duration::from_millis(1));
+    }
     Ok(pod)
 }
 
@@ -615,4 +646,74 @@ fn stays() -> Outcome {
     drop(flow);
     scene.finish()?;
     Ok(())
+}
+
+/// Without path rules, half of the answers would go by the other member.
+fn shared() -> Outcome {
+    let uplink = |name| format!("[[uplink]]\nname = \"{name}\"\nmatch = {{ interface = \"{name}\" }}\n");
+    let both = format!("within_tier = \"multipath\"\n{}{}", uplink("port"), uplink("mgmt"));
+    let stage = Stage::configured(&both)?;
+    let worker = &stage.scene.site.worker;
+    for family in ["ipv4", "ipv6"] {
+        worker.sysctl(&format!("net/{family}/fib_multipath_hash_policy"), "1")?;
+    }
+    stage.becomes("connections")?;
+    for family in Family::ALL {
+        stage.scene.pinned(family, "both", |pins| matches!(pins, [pin] if pin.hops == 2))?;
+    }
+    for rp_filter in [0, 1, 2, 0] {
+        stage.check(rp_filter)?;
+        stage.scene.until("the check is followed", || {
+            Ok(src_valid_mark(&stage.scene, "mgmt")? == if rp_filter == 1 { "1" } else { "0" })
+        })?;
+        stage.all_flows(&format!("both elected, rp_filter {rp_filter}"))?;
+    }
+    stage.finish()
+}
+
+/// Somebody marks connections and what the host sends, with all bits of the marks.
+fn marked_by_others() -> Outcome {
+    let stage = Stage::set("port", "")?;
+    stage.becomes("connections")?;
+    let worker = &stage.scene.site.worker;
+    let (questions, answers) = (format!("tcp dport {LISTENING}"), format!("tcp sport {LISTENING}"));
+    worker.command(
+        "nft",
+        &[format!(
+            "add table ip others; \
+             add chain ip others in {{ type filter hook prerouting priority mangle; }}; \
+             add rule ip others in {questions} ct mark set 1; \
+             add chain ip others out {{ type filter hook output priority raw; }}; \
+             add rule ip others out {answers} meta mark set 0xca6c; \
+             add chain ip others arrived {{ type filter hook input priority 0; }}; \
+             add rule ip others arrived {questions} ct mark != 1 counter comment changed; \
+             add chain ip others left {{ type filter hook postrouting priority 0; }}; \
+             add rule ip others left {answers} meta mark != 0xca6c counter comment changed; \
+             add rule ip others left {answers} meta mark 0xca6c ct mark 1 counter comment same"
+        )],
+    )?;
+    let port: IpAddr = stage.scene.site.port.address4.into();
+    let mgmt: IpAddr = stage.scene.site.mgmt.address4.into();
+    for address in [port, mgmt] {
+        // The listener's own address leads the answer.
+        assert!(stage.asks(INTERNET[0], SocketAddr::new(address, LISTENING), ANSWERED)?, "{address}");
+    }
+    let counted = worker.command("nft", &["list", "table", "ip", "others"])?;
+    let of = |what: &str| counted.lines().filter(|line| line.contains(what)).collect::<Vec<_>>();
+    let none = |line: &&str| line.contains("packets 0 ");
+    assert!(of("\"changed\"").iter().all(none) && !of("\"same\"").iter().any(none), "{counted}");
+    worker.command("nft", &["delete", "table", "ip", "others"])?;
+    // Who routes by one of our bits, by hand: none in that family.
+    worker.ip("rule add fwmark 0x10 lookup 100 preference 100")?;
+    let state = |wanted: &str| {
+        stage.scene.until(&format!("path rules are {wanted}"), || {
+            Ok(stage.scene.status_of(Family::Ipv4, "path_rules")? == wanted)
+        })
+    };
+    state("foreign_marks")?;
+    assert!(!stage.laid()?.contains("-4 "), "{}", stage.laid()?);
+    worker.ip("rule delete fwmark 0x10 lookup 100 preference 100")?;
+    state("connections")?;
+    stage.all_flows("when the others are gone")?;
+    stage.finish()
 }
