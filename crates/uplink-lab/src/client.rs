@@ -202,8 +202,6 @@ fn udhcpc(host: &Host, managed: &Managed) -> Result<(&'static str, Program)> {
     Ok((managed.interface, Program::start(host, "udhcpc", command)?))
 }
 
-const DHCLIENT_CONFIG: &str = "/run/lab-dhclient.conf";
-
 /// What Debian's asks for, without names; it tries again soon.
 const DHCLIENT_REQUEST: &str = "\
 option rfc3442-classless-static-routes code 121 = array of unsigned integer 8;
@@ -213,10 +211,12 @@ retry 1;
 
 fn dhclient(host: &Host, managed: &Managed) -> Result<(&'static str, Program)> {
     let Managed { interface, metric } = managed;
-    host.write(DHCLIENT_CONFIG, DHCLIENT_REQUEST)?;
+    // One for each: dhclient maps it into memory and dies (SIGBUS) where it is cut short just then.
+    let config = format!("/run/lab-dhclient.{interface}.conf");
+    host.write(&config, DHCLIENT_REQUEST)?;
     host.write(&format!("/var/lib/dhcp/dhclient.{interface}.leases"), "")?;
     let mut command = tool("dhclient");
-    command.args(["-4", "-d", "-cf", DHCLIENT_CONFIG]);
+    command.args(["-4", "-d", "-cf", &config]);
     command.args(["-pf", &format!("/run/dhclient.{interface}.pid")]);
     command.args(["-lf", &format!("/var/lib/dhcp/dhclient.{interface}.leases")]);
     command.args(["-e", &format!("IF_METRIC={metric}"), interface]);

@@ -264,7 +264,11 @@ impl Leased {
         let client = DhcpClient::start(kind, &site.worker, &managed)?;
         let routers =
             vec![RouterAdvertiser::start(&site.port, LONG)?, RouterAdvertiser::start(&site.mgmt, LONG)?];
-        await_leases(&site)?;
+        if let Err(error) = await_leases(&site) {
+            let servers: String = servers.iter().map(DhcpServer::log).collect();
+            let error = error.message().unwrap_or_default();
+            return Err(format!("{error}\n{}{servers}", client.log()).into());
+        }
         let scene = Scene::begin(site, toml)?;
         let mut leased = Self { kind, scene, client, servers, routers, begun: now() };
         leased.quiet(|_| true)?;
