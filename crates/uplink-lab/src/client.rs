@@ -86,6 +86,21 @@ impl DhcpClient {
         Ok(moment)
     }
 
+    /// Waits until udhcpc has taken the lease that it asked for after a moment: asked again before, it gives
+    /// up what it has and begins anew. The others bear that, and are not waited for.
+    ///
+    /// # Errors
+    /// [`Late`](crate::Error::Late), with what it said.
+    pub fn wait_for_lease(&self, interface: &str, since: Instant) -> Result<()> {
+        if self.kind != ClientKind::Udhcpc {
+            return Ok(());
+        }
+        let mut programs = self.programs.iter().filter(|(of, _)| *of == interface);
+        programs.try_for_each(|(_, program)| {
+            program.wait_for_line("its lease", since, |line| line.contains(" obtained from ")).map(drop)
+        })
+    }
+
     /// Lets systemd-networkd look after an interface otherwise, as `networkctl reload` does. Gives the
     /// moment before.
     ///
