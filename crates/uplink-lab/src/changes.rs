@@ -31,7 +31,7 @@ use crate::sys;
 const GROUPS: [u32; 8] = [1, 5, 7, 8, 9, 11, 19, 32];
 
 /// The kernel answers a question about an interface within this, and the listener reads the answer.
-const CAUGHT_UP: Duration = Duration::from_secs(10);
+const CAUGHT_UP: Duration = Duration::from_secs(20);
 
 /// What the kernel said has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -86,6 +86,21 @@ impl DhcpClient {
         Ok(moment)
     }
 
+    /// Waits until udhcpc has taken the lease that it asked for after a moment: asked again before, it gives
+    /// up what it has and begins anew. The others bear that, and are not waited for.
+    ///
+    /// # Errors
+    /// [`Late`](crate::Error::Late), with what it said.
+    pub fn wait_for_lease(&self, interface: &str, since: Instant) -> Result<()> {
+        if self.kind != ClientKind::Udhcpc {
+            return Ok(());
+        }
+        let mut programs = self.programs.iter().filter(|(of, _)| *of == interface);
+        programs.try_for_each(|(_, program)| {
+            program.wait_for_line("its lease", since, |line| line.contains(" obtained from ")).map(drop)
+        })
+    }
+
     /// Lets systemd-networkd look after an interface otherwise, as `networkctl reload` does. Gives the
     /// moment before.
     ///
@@ -202,8 +217,6 @@ fn udhcpc(host: &Host, managed: &Managed) -> Result<(&'static str, Program)> {
     Ok((managed.interface, Program::start(host, "udhcpc", command)?))
 }
 
-const DHCLIENT_CONFIG: &str = "/run/lab-dhclient.conf";
-
 /// What Debian's asks for, without names; it tries again soon.
 const DHCLIENT_REQUEST: &str = "\
 option rfc3442-classless-static-routes code 121 = array of unsigned integer 8;
@@ -213,10 +226,12 @@ retry 1;
 
 fn dhclient(host: &Host, managed: &Managed) -> Result<(&'static str, Program)> {
     let Managed { interface, metric } = managed;
-    host.write(DHCLIENT_CONFIG, DHCLIENT_REQUEST)?;
+    // One for each: dhclient maps it into memory and dies (SIGBUS) where it is cut short just then.
+    let config = format!("/run/lab-dhclient.{interface}.conf");
+    host.write(&config, DHCLIENT_REQUEST)?;
     host.write(&format!("/var/lib/dhcp/dhclient.{interface}.leases"), "")?;
     let mut command = tool("dhclient");
-    command.args(["-4", "-d", "-cf", DHCLIENT_CONFIG]);
+    command.args(["-4", "-d", "-cf", &config]);
     command.args(["-pf", &format!("/run/dhclient.{interface}.pid")]);
     command.args(["-lf", &format!("/var/lib/dhcp/dhclient.{interface}.leases")]);
     command.args(["-e", &format!("IF_METRIC={metric}"), interface]);

@@ -5,9 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::LinkMessage;
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 use uplink_core::time::Instant;
+
+use crate::error::{Doing, Result};
+use crate::kernel::ask_on;
 
 /// Now, on `CLOCK_BOOTTIME`: comparable with the daemon's own stamps.
 #[must_use]
@@ -81,6 +87,29 @@ impl Lag {
     /// Starts measuring.
     #[must_use]
     pub fn start() -> Self {
+        Self::beside(|| ())
+    }
+
+    /// Starts measuring, also how long the kernel's lock of links and routes (rtnl) is not to be had: it
+    /// is one for all namespaces, and every change of a route waits for it.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub fn of_kernel() -> Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE).doing("open a netlink socket")?;
+        socket.bind_auto().doing("bind a netlink socket")?;
+        let mut turn = 0;
+        Ok(Self::beside(move || {
+            turn = (turn + 1) % TURNS;
+            if turn == 0 {
+                // Whatever it answers, it answers with the lock held (rtnl_getlink in net/core/rtnetlink.c).
+                let _ = ask_on(&socket, loopback(), 0);
+            }
+        }))
+    }
+
+    /// Starts measuring how late a sleep is, and what is done after it.
+    fn beside(mut what: impl FnMut() + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
@@ -88,6 +117,7 @@ impl Lag {
             while !stopped.load(Ordering::Relaxed) {
                 let due = now() + Duration::from_millis(5);
                 sleep_until(due);
+                what();
                 samples.push(now().since(due));
             }
             samples
@@ -112,6 +142,15 @@ impl Drop for Lag {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// One in so many sleeps is followed by a question.
+const TURNS: u32 = 10;
+
+fn loopback() -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = 1;
+    RouteNetlinkMessage::GetLink(message)
 }
 
 /// How often a load lets go of the processors.

@@ -29,7 +29,7 @@ const NOTIFY: &str = "/run/lab-notify";
 /// Where the lab writes the daemon's configuration.
 const CONFIG: &str = "/run/lab-uplinkd.toml";
 /// How long the daemon may take for an answer to its client.
-const ANSWER_BOUND: Duration = Duration::from_secs(5);
+const ANSWER_BOUND: Duration = Duration::from_secs(20);
 
 /// How a daemon is to be started.
 #[derive(Debug, Clone)]

@@ -17,7 +17,7 @@ use crate::record::Stamped;
 /// How often each side looks whether it should end.
 const GLANCE: Duration = Duration::from_millis(10);
 /// How long the connection may take to be made.
-const CONNECT_BOUND: Duration = Duration::from_secs(5);
+const CONNECT_BOUND: Duration = Duration::from_secs(20);
 
 /// A running connection: one side says something every 10 ms, the other echoes it.
 #[derive(Debug)]

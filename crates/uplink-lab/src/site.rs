@@ -25,7 +25,7 @@ pub const INTERNET4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 pub const INTERNET6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 9);
 
 /// How long a new site may take until its gateways answer.
-const READY_BOUND: Duration = Duration::from_secs(5);
+const READY_BOUND: Duration = Duration::from_secs(20);
 
 /// One of the worker's uplinks: what it is called, its addresses, its cable, its gateway.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
 use uplink_lab::{End, Fault, Host, Site, now, pass, sleep_until};
 
-use crate::scene::{self, END, INTERNET, Outcome, PATIENCE, PCI, SOON, Scene, trial};
+use crate::scene::{self, END, INTERNET, Outcome, PATIENCE, PCI, PROMPT, SOON, Scene, trial};
 
 /// What the port without configuration is called.
 const DPU: &str = "dpu-0000:03:00.0";
@@ -40,7 +40,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn dhcp_in_time() -> Outcome {
     let (scene, leased) = dhcp_after(Duration::from_secs(20))?;
     let ready = scene.daemon.wait_ready(BOOT_WAIT)?;
-    assert!(ready > leased && ready < leased + SOON, "READY {:?} after the lease", ready.since(leased));
+    assert!(ready > leased && ready < leased + PROMPT, "READY {:?} after the lease", ready.since(leased));
     scene.leads_to("port")?;
     scene.stays(2 * PATIENCE)?;
     scene.finish_changed()?;
@@ -50,7 +50,7 @@ fn dhcp_in_time() -> Outcome {
 fn dhcp_late() -> Outcome {
     let (scene, leased) = dhcp_after(Duration::from_secs(35))?;
     let ready = scene.daemon.wait_ready(SOON)?.since(scene.daemon.started());
-    if ready < BOOT_WAIT || ready >= BOOT_WAIT + SOON {
+    if ready < BOOT_WAIT || ready >= BOOT_WAIT + PROMPT {
         return Err(scene.explain(&format!("READY after {ready:?}")));
     }
     for moment in scene.moves_to("port", leased, SOON)? {

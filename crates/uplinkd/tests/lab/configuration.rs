@@ -6,7 +6,7 @@ use libtest_mimic::{Failed, Trial};
 use nix::sys::signal::Signal;
 use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
-use uplink_lab::{Changes, Daemon, Fault, Host, Site, now};
+use uplink_lab::{Changes, Daemon, Fault, Host, Site};
 
 use crate::program::{Ended, uplinkd};
 use crate::scene::{END, Outcome, PATIENCE, PCI, SOON, STEADY, Scene, trial};
@@ -201,12 +201,15 @@ fn dry_run_beside() -> Outcome {
     let memory = || std::fs::metadata(worker.path("/run/uplinkd/memory.json")).map(|file| file.ino());
     // It answers when it has done all that belongs to the decision, its memory included.
     scene.daemon.status()?;
-    let (since, left) = (now(), memory()?);
+    // What it learns meanwhile it would remember.
+    let since = scene.daemon.signal(Signal::SIGSTOP)?;
+    let left = memory()?;
     let mut beside = Daemon::of(env!("CARGO_BIN_EXE_uplinkd"), &["run", "--dry-run"]).start(worker)?;
     beside.wait_ready(SOON)?;
     beside.stop(END)?;
     assert_eq!(memory()?, left);
     assert_eq!(scene.writes(since)?, []);
+    scene.daemon.signal(Signal::SIGCONT)?;
     scene.daemon.status()?;
     scene.finish()?;
     Ok(())

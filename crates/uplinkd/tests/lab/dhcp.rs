@@ -208,7 +208,7 @@ fn no_router(kind: ClientKind) -> Outcome {
 fn withdrawn(kind: ClientKind) -> Outcome {
     let mut leased = Leased::start(kind, BRISK)?;
     let (router, since) = (leased.routers.remove(0), now());
-    let lag = Lag::start();
+    let lag = Lag::of_kernel()?;
     router.stop()?;
     let is_gone = |change: &Change| {
         matches!(change, Change::RouteDeleted(route) if route.is_default())
@@ -264,7 +264,11 @@ impl Leased {
         let client = DhcpClient::start(kind, &site.worker, &managed)?;
         let routers =
             vec![RouterAdvertiser::start(&site.port, LONG)?, RouterAdvertiser::start(&site.mgmt, LONG)?];
-        await_leases(&site)?;
+        if let Err(error) = await_leases(&site) {
+            let servers: String = servers.iter().map(DhcpServer::log).collect();
+            let error = error.message().unwrap_or_default();
+            return Err(format!("{error}\n{}{servers}", client.log()).into());
+        }
         let scene = Scene::begin(site, toml)?;
         let mut leased = Self { kind, scene, client, servers, routers, begun: now() };
         leased.quiet(|_| true)?;
@@ -290,9 +294,10 @@ impl Leased {
             for server in &self.servers {
                 server.wait_for_lease(moment)?;
             }
-            // Who asks udhcpc again before it is done lets it begin anew, without an address.
-            self.settled("port", moment);
-            self.settled("mgmt", moment);
+            for interface in ["port", "mgmt"] {
+                self.client.wait_for_lease(interface, moment)?;
+                self.settled(interface, moment);
+            }
         }
         Ok(since)
     }
@@ -356,7 +361,7 @@ impl Leased {
         act: impl FnOnce() -> Result<Instant, Failed>,
         is_done: impl Fn(&Change) -> bool,
     ) -> Result<Range<Instant>, Failed> {
-        let lag = Lag::start();
+        let lag = Lag::of_kernel()?;
         let since = act()?;
         if let Err(error) = self.scene.changes.wait_for("the client's change", since, CLIENT, is_done) {
             return Err(self.scene.explain(&format!("{error}\n{}{}", self.client.log(), self.servers_log())));

@@ -8,7 +8,7 @@ use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
 use uplink_lab::{Change, End, Site, now};
 
-use crate::scene::{Outcome, PATIENCE, PCI, SOON, Scene, is_pin, trial};
+use crate::scene::{Outcome, PATIENCE, PCI, PROMPT, SOON, Scene, is_pin, trial};
 
 /// What the port without configuration is called.
 const DPU: &str = "dpu-0000:03:00.0";
@@ -126,7 +126,7 @@ fn address_in_subnet() -> Outcome {
         assert_eq!(pinned(&scene, family)?.as_deref(), Some("port"));
     }
     let ending = scene.finish_changed()?;
-    assert!(ending.streams.iter().all(|stream| stream.longest_gap() < SOON / 10), "{ending:?}");
+    assert!(ending.streams.iter().all(|stream| stream.longest_gap() < PROMPT / 10), "{ending:?}");
     Ok(())
 }
 
@@ -234,7 +234,7 @@ fn card_gone() -> Outcome {
     scene.site.plug(port)?;
     scene.site.lay_addresses(port, "port")?;
     scene.site.lay_default(port, "port", port.metric)?;
-    for moment in scene.moves_to("port", back, SOON + SOON)? {
+    for moment in scene.moves_to("port", back, SOON)? {
         assert!(moment >= back + Duration::from_secs(3), "back after {:?}", moment.since(back));
     }
     scene.finish()?;
@@ -251,7 +251,7 @@ fn ordinary_made_anew() -> Outcome {
     scene.site.plug(mgmt)?;
     scene.site.lay_addresses(mgmt, "mgmt")?;
     scene.site.lay_default(mgmt, "mgmt", mgmt.metric)?;
-    scene.moves_to("mgmt", back, SOON + SOON)?;
+    scene.moves_to("mgmt", back, SOON)?;
     let taken = scene.daemon.wait_for_log("its return", back, SOON, |line| line.contains("→ mgmt"))?.at;
     assert!(taken >= back + Duration::from_secs(3), "back after {:?}", taken.since(back));
     scene.finish()?;
@@ -328,7 +328,7 @@ fn loses_carrier(scene: &Scene) -> Outcome {
 /// Waits until both families are led by this interface again, which must not be before
 /// `return_after` has passed since it could be well.
 fn returns(scene: &Scene, interface: &str, since: Instant) -> Outcome {
-    for moment in scene.moves_to(interface, since, SOON + SOON)? {
+    for moment in scene.moves_to(interface, since, SOON)? {
         assert!(moment >= since + RETURN_AFTER, "back after {:?}", moment.since(since));
     }
     Ok(())

@@ -16,12 +16,16 @@ use uplink_lab::{
 
 pub(crate) type Outcome = Result<(), Failed>;
 
-/// What must happen at once, happens within this; generous, for machines that are busy.
-pub(crate) const SOON: Duration = Duration::from_secs(5);
+/// What must happen at once, happens within this; generous, for machines that are busy: changes of routes
+/// wait for the kernel's lock of links and routes, which beside this lab was seen held for seconds. What
+/// an operator is promised is bounded where it is promised.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// What is prompt takes no longer than this, also on a busy machine.
+pub(crate) const PROMPT: Duration = Duration::from_secs(5);
 /// The daemon ends within this. The kernel lets it wait for an RCU grace period with each packet socket
 /// that it closes, after its routes are gone: many seconds where all processors are busy.
 pub(crate) const END: Duration = Duration::from_secs(60);
-/// A machine that was later than this was frozen: no wait of a test allows for that.
+/// A machine or a kernel that was later than this was frozen: no wait of a test allows for that.
 const FROZEN: Duration = Duration::from_millis(500);
 /// The default patience.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
@@ -36,18 +40,19 @@ pub(crate) const PCI: &str = "0000:03:00.0";
 /// person would.
 pub(crate) const STEADY: Duration = Duration::from_millis(5);
 
-/// A test by its name. One that failed while the machine itself was frozen is made again, and says so.
+/// A test by its name. One that failed while the machine or its kernel was frozen is made again, and says
+/// so.
 pub(crate) fn trial(name: &str, test: impl Fn() -> Outcome + Send + 'static) -> Trial {
     let named = name.to_owned();
     Trial::test(name, move || {
-        let lag = Lag::start();
+        let lag = Lag::of_kernel()?;
         // It is made again from the beginning, and leaves nothing that could be half done.
         let outcome = catch_unwind(AssertUnwindSafe(&test));
         let late = lag.stop().max;
         if late < FROZEN || matches!(outcome, Ok(Ok(()))) {
             return outcome.unwrap_or_else(|panic| resume_unwind(panic));
         }
-        println!("made again, for the machine itself was {late:?} late: {named}");
+        println!("made again, for the machine or its kernel was {late:?} late: {named}");
         test()
     })
 }
@@ -69,7 +74,7 @@ pub(crate) struct Scene {
 pub(crate) struct Ending {
     /// The streams, IPv4 first.
     pub(crate) streams: Vec<StreamReport>,
-    /// How late the machine itself was meanwhile.
+    /// How late the machine and its kernel were meanwhile.
     pub(crate) lateness: Lateness,
 }
 
@@ -117,7 +122,7 @@ impl Scene {
         let start = |address| Stream::start(&site.worker, &site.internet, address, interval);
         let streams = INTERNET.into_iter().map(start).collect::<Result<_, _>>()?;
         let daemon = daemon.start(&site.worker)?;
-        Ok(Self { site, daemon, lookups, changes, streams, before, lag: Lag::start() })
+        Ok(Self { site, daemon, lookups, changes, streams, before, lag: Lag::of_kernel()? })
     }
 
     /// Starts the daemon again, after it ended; returns when it is ready.
@@ -269,7 +274,7 @@ impl Scene {
 
     /// Waits until the status says this of a path.
     pub(crate) fn becomes(&self, uplink: &str, family: Family, health: &str) -> Outcome {
-        let end = now() + SOON + SOON;
+        let end = now() + SOON;
         loop {
             let is = self.health(uplink, family)?;
             if is == health {

@@ -33,7 +33,7 @@ fn silent_gateway() -> Outcome {
         assert_eq!(scene.pins(family)?, [], "the best foreign route leads there by itself");
     }
     let healed = scene.site.port.cable.heal();
-    scene.moves_to("port", healed, SOON + SOON)?;
+    scene.moves_to("port", healed, SOON)?;
     for family in Family::ALL {
         assert_eq!(scene.pins(family)?.len(), 1);
     }
@@ -115,7 +115,7 @@ fn control_silent() -> Outcome {
     site.port.cable.heal();
     scene.stays(PATIENCE)?;
     let fault = site.port.cable.fault(&[Fault::ControlSilent]);
-    let moved = scene.moves_to("mgmt", fault, SOON + SOON)?;
+    let moved = scene.moves_to("mgmt", fault, SOON)?;
     for (family, moment) in Family::ALL.into_iter().zip(moved) {
         let answer = scene.last_answer("port", family)?;
         assert!(moment >= answer + 3 * PATIENCE, "moved {:?} after the last answer", moment.since(answer));
@@ -160,7 +160,7 @@ fn damping() -> Outcome {
         let fault = scene.site.port.cable.fault(&[Fault::Silent]);
         scene.moves_to("mgmt", fault, SOON)?;
         let healed = scene.site.port.cable.heal();
-        for moment in scene.moves_to("port", healed, SOON + SOON)? {
+        for moment in scene.moves_to("port", healed, SOON)? {
             assert!(moment >= healed + wait, "came back after {:?}, not {wait:?}", moment.since(healed));
         }
     }

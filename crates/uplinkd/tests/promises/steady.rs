@@ -29,7 +29,7 @@ fn steady() -> Outcome {
     site.worker.give_pci("port", PCI)?;
     let scene = Scene::paced(site, "", SPARSE)?;
     scene.leads_to("port")?;
-    pass(SOON);
+    pass(Duration::from_secs(5));
     let (begin, before) = (now(), scene.daemon.cost()?);
     let gateway = scene.site.port.gateway4;
     let pinger = scene.site.worker.thread("pinger", move || ping(gateway))?;

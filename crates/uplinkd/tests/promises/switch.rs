@@ -199,7 +199,7 @@ fn first(
             && route.is_some_and(|route| route.family == family && route.protocol == protocol::UPLINKD)
     };
     let what = format!("our {family} route's change");
-    match scene.changes.wait_for(&what, since, SOON + SOON, ours) {
+    match scene.changes.wait_for(&what, since, SOON, ours) {
         Ok(change) => Ok(change.at),
         Err(error) => Err(scene.explain(&error.to_string())),
     }
