@@ -41,6 +41,10 @@ const MALFORMED_LOOKS: u32 = 16;
 /// a second the kernel says the same of an end as of none.
 const LIFE_IS_OVER: Duration = Duration::from_millis(30);
 
+/// Our nftables tables are read no more often: who changes nftables tells of every transaction, whatever
+/// it is about, and there are hosts with hundreds a second. The first change is followed at once.
+const TABLES_EVERY: Duration = Duration::from_millis(50);
+
 /// Why the kernel could not be observed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ObserveError {
@@ -82,6 +86,10 @@ pub(crate) struct Observer {
     look_due: bool,
     /// When a route may vanish without a message, because it was laid for so long.
     ends_at: Instant,
+    /// nftables changed since our tables were read.
+    tables_due: bool,
+    /// When they may be read again.
+    tables_from: Instant,
 }
 
 impl Observer {
@@ -103,6 +111,8 @@ impl Observer {
             malformed_looks: MALFORMED_LOOKS,
             look_due: true,
             ends_at: Instant::NEVER,
+            tables_due: false,
+            tables_from: Instant::BOOT,
         };
         observer.look()?;
         Ok(observer)
@@ -114,8 +124,8 @@ impl Observer {
     }
 
     /// When [`Observer::drain`] is due although nothing may happen until then.
-    pub(crate) const fn deadline(&self) -> Instant {
-        self.ends_at
+    pub(crate) fn deadline(&self) -> Instant {
+        if self.tables_due { self.ends_at.min(self.tables_from) } else { self.ends_at }
     }
 
     /// Waits until there is something to drain. May be cancelled at any time; may return although
@@ -189,16 +199,27 @@ impl Observer {
             }
         }
         // Who begins to track connections tells nobody: we look whenever we are awake, until somebody does.
-        if tracking || (!self.state.snapshot().tracking.in_use && nftables::is_tracked()) {
-            match self.read_tracking() {
-                Ok(tracking) => changed |= self.state.replace_tracking(tracking),
-                Err(_) => self.look_due = true,
-            }
+        self.tables_due |= tracking;
+        let begins = !self.state.snapshot().tracking.in_use && nftables::is_tracked();
+        if begins || (self.tables_due && now >= self.tables_from) {
+            changed |= self.follow_tables(now);
         }
         if ports {
             changed |= self.state.replace_ports(pci::dpu_ports());
         }
         Drained { changed, look: self.look_due }
+    }
+
+    /// Reads our nftables tables again. Returns whether they differ.
+    fn follow_tables(&mut self, now: Instant) -> bool {
+        (self.tables_due, self.tables_from) = (false, now + TABLES_EVERY);
+        match self.read_tracking() {
+            Ok(tracking) => self.state.replace_tracking(tracking),
+            Err(_) => {
+                self.look_due = true;
+                false
+            }
+        }
     }
 
     /// Reads everything again. Returns whether the snapshot differs.
@@ -222,6 +243,7 @@ impl Observer {
             tracking: self.read_tracking().unwrap_or_else(|_| self.state.snapshot().tracking.clone()),
         };
         self.look_due = false;
+        self.tables_due = false;
         let differs = self.state.replace(read);
         self.ends_at = self.first_end(clock::now());
         Ok(differs || drained.changed)
@@ -242,10 +264,12 @@ impl Observer {
     /// See [`ObserveError`].
     pub(crate) fn look_at_own(&mut self) -> Result<bool, ObserveError> {
         let drained = self.drain()?;
+        // What was applied may be one of them, and must be seen before it is missed.
+        let tables = self.tables_due && self.follow_tables(clock::now());
         let own = self.read_routes(Some(protocol::UPLINKD))?;
         let rules = self.read_rules()?;
         let effect = self.state.replace_own(own);
-        let mut changed = drained.changed | effect.changed;
+        let mut changed = drained.changed | effect.changed | tables;
         changed |= self.state.replace_rules(rules);
         self.look_due |= effect.look;
         if self.look_due {
@@ -368,6 +392,18 @@ mod tests {
     fn with_observer(test: impl FnOnce(Observer)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         runtime.block_on(async { test(Observer::open().unwrap()) });
+    }
+
+    #[test]
+    fn who_changes_nftables_all_the_time_does_not_make_us_read_all_the_time() {
+        with_observer(|mut observer| {
+            observer.tables_from = clock::now() + Duration::from_secs(60);
+            observer.follow(Effect { tracking: true, ..Effect::default() });
+            assert!(observer.tables_due && observer.deadline() <= observer.tables_from);
+            // What we did ourselves is looked at, whoever else is at work.
+            observer.look_at_own().unwrap();
+            assert!(!observer.tables_due);
+        });
     }
 
     #[test]
