@@ -215,6 +215,22 @@ fn a_member_that_is_gone_and_one_without_carrier_are_left_at_once() {
 }
 
 #[test]
+fn silent_members_that_lose_address_and_gateway_are_left_for_one_that_was_not_asked_yet() {
+    let mut bench = shared();
+    for link in [PORT, PORT_B, MGMT] {
+        bench.silence(link);
+    }
+    let ipv6_default = |link| move |route: &Route| *route == default_route(link, Family::Ipv6);
+    bench.forget_routes(ipv6_default(MGMT));
+    bench.run(ms(1001));
+    bench.lease(MGMT);
+    bench.addresses_go(PORT_B);
+    bench.forget_routes(ipv6_default(PORT));
+    bench.run(ms(1));
+    assert_eq!(members(&bench, Family::Ipv6), [MGMT]);
+}
+
+#[test]
 fn with_no_member_left_the_next_tier_is_taken() {
     let mut bench = shared();
     bench.silence(PORT);
