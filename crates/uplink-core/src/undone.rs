@@ -26,7 +26,8 @@ pub struct Program {
     /// The number of its process: the kernel makes it the port of the process's first netlink socket
     /// (`netlink_autobind` in net/netlink/af_netlink.c). Of a program in a container, its number there.
     pub process: u32,
-    /// What the process is called; none if there is none of that number, or no more.
+    /// What the process is called; none if there is none of that number, or no more, or if `/proc` hides it
+    /// from us (`ProtectProc=invisible`).
     pub name: Option<String>,
 }
 
@@ -56,10 +57,19 @@ impl Undone {
             (Some(NETWORKD), Undoing::DeletesPin { .. } | Undoing::DeletesRule) => {
                 "set ManageForeignRoutes=no and ManageForeignRoutingPolicyRules=no in networkd.conf"
             }
-            (_, Undoing::DeletesPin { table: TABLE_MAIN }) => {
+            (None, Undoing::DeletesPin { table: TABLE_MAIN }) => {
+                "let it leave protocol 117 alone (if it is systemd-networkd, set ManageForeignRoutes=no in \
+                 networkd.conf), or set placement = \"table\" in uplinkd.toml"
+            }
+            (None, Undoing::DeletesPin { .. } | Undoing::DeletesRule) => {
+                "let it leave protocol 117 alone (if it is systemd-networkd, set ManageForeignRoutes=no and \
+                 ManageForeignRoutingPolicyRules=no in networkd.conf), or set placement = \"main\" in \
+                 uplinkd.toml"
+            }
+            (Some(_), Undoing::DeletesPin { table: TABLE_MAIN }) => {
                 "let it leave protocol 117 alone, or set placement = \"table\" in uplinkd.toml"
             }
-            (_, Undoing::DeletesPin { .. } | Undoing::DeletesRule) => {
+            (Some(_), Undoing::DeletesPin { .. } | Undoing::DeletesRule) => {
                 "let it leave protocol 117 alone, or set placement = \"main\" in uplinkd.toml"
             }
             (_, Undoing::Outranks { .. }) => {
@@ -77,8 +87,8 @@ impl fmt::Display for Undone {
 
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.name.as_deref().unwrap_or("ended, or in a container");
-        write!(f, "process {} ({name})", self.process)
+        write!(f, "process {}", self.process)?;
+        self.name.as_ref().map_or(Ok(()), |name| write!(f, " ({name})"))
     }
 }
 

@@ -29,6 +29,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("stopped in an outage with a pin to management: no trace", stopped_in_outage),
         trial("stopped in placement table: no trace", stopped_in_table),
         trial("stopped while standing aside: no trace, and nothing was written", stopped_aside),
+        trial("stopped before its first decision: no trace of the process before", stopped_at_the_beginning),
         trial("killed: the host goes on routing, the next start writes nothing", || died(Signal::SIGKILL)),
         trial("aborted: the host goes on routing, the next start writes nothing", || died(Signal::SIGABRT)),
         trial("out of memory: the host goes on routing, the next start writes nothing", out_of_memory),
@@ -110,6 +111,22 @@ fn stopped_aside() -> Outcome {
         note.matches("standing aside: the best default route is multipath").count() == 2
     })?;
     assert_eq!(scene.writes(Instant::BOOT)?, []);
+    scene.finish()?;
+    Ok(())
+}
+
+/// It begins with so many leases to read that it can be stopped while it does.
+fn stopped_at_the_beginning() -> Outcome {
+    let mut scene = Scene::usual()?;
+    end(&mut scene, Signal::SIGUSR2)?;
+    let log = "lease { option domain-search \"a\", \"b\", \"c\"; }\n".repeat(5_000);
+    for number in 0..40 {
+        scene.site.worker.write(&format!("/var/lib/dhcp/dhclient.{number}.leases"), &log)?;
+    }
+    scene.daemon = daemon("").start(&scene.site.worker)?;
+    scene.daemon.wait_for_note("its beginning", Instant::BOOT, SOON, |note| {
+        note.contains("waiting for the first decision")
+    })?;
     scene.finish()?;
     Ok(())
 }
