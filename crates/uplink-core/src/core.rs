@@ -16,6 +16,7 @@ use crate::policy::{Mode, Policy};
 use crate::snapshot::{Family, Hop, LinkIndex, Prefix, Snapshot};
 use crate::status::{Aside, Cause, Change, GatewaySource, Notice, Reason};
 use crate::time::Instant;
+use crate::undone::Undone;
 
 mod show;
 mod tell;
@@ -217,6 +218,7 @@ impl Core {
             Input::Unsent(id) => self.judges.values_mut().for_each(|judge| judge.unsent(id)),
             Input::Forwarded { link, family, at } => self.forwarded(link, family, at, now),
             Input::Applied(outcomes) => self.applied(&outcomes, now),
+            Input::Undone(undone) => self.undone(undone, now),
             Input::Policy(policy) => {
                 self.limits = limits(&policy, self.limits.spread);
                 self.policy = *policy;
@@ -244,6 +246,11 @@ impl Core {
             self.rediscover(now);
             self.take_over(now);
         }
+    }
+
+    fn undone(&mut self, undone: Undone, now: Instant) {
+        let state = self.families.iter_mut().find(|state| state.family == undone.family);
+        state.into_iter().for_each(|state| state.contest.undone(undone.clone(), now));
     }
 
     fn answered(&mut self, answer: Answer, now: Instant) {

@@ -16,9 +16,10 @@ use crate::policy::{Mode, Target};
 use crate::snapshot::Family;
 use crate::status::{
     self, Aside, Cause, FamilyStatus, GatewaySource, Health, Kind, Notice, PathStatus, Reason, TargetStatus,
-    UplinkStatus,
+    UplinkStatus, aside_text,
 };
 use crate::time::Instant;
+use crate::undone::Program;
 
 /// What `io.uplinkd.GetStatus` returns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +66,8 @@ pub struct Election {
     pub aside: Option<Aside>,
     /// Why nothing of ours is written, as a sentence.
     pub aside_text: Option<String>,
+    /// Who keeps undoing our default route, if the kernel told.
+    pub undone_by: Option<Program>,
 }
 
 /// Our default route; see [`OwnRoute`].
@@ -183,7 +186,8 @@ impl From<&FamilyStatus> for Election {
             since_us: micros(family.since),
             pin: family.pin.as_ref().map(Pin::from),
             aside: family.aside,
-            aside_text: family.aside.map(|aside| aside.to_string()),
+            aside_text: family.aside.map(|aside| aside_text(aside, family.undone_by.as_ref())),
+            undone_by: family.undone_by.as_ref().map(|undone| undone.by.clone()),
         }
     }
 }

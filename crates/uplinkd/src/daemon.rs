@@ -174,6 +174,7 @@ impl Daemon {
     /// judge is told the time in another way.
     fn decide(&mut self, news: impl IntoIterator<Item = Input>) {
         let mut inputs = self.prober.drain();
+        inputs.extend(self.observer.take_undone().map(Input::Undone));
         inputs.extend(news);
         self.core.handle_all(inputs, clock::now());
     }

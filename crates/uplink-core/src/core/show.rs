@@ -18,6 +18,7 @@ impl Core {
             since: state.since,
             pin: self.snapshot.as_ref().and_then(|snapshot| current_pin(snapshot, state.family)),
             aside: state.aside,
+            undone_by: state.undone_by(),
         });
         Status {
             now,

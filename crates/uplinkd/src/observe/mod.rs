@@ -14,6 +14,7 @@ mod pci;
 mod route;
 mod rule;
 mod state;
+mod undone;
 
 use std::io;
 use std::time::Duration;
@@ -26,11 +27,13 @@ use netlink_packet_route::rule::RuleMessage;
 use nix::libc;
 use uplink_core::snapshot::{Address, Family, Link, Rule, Snapshot, protocol};
 use uplink_core::time::Instant;
+use uplink_core::undone::Undone;
 
 use crate::clock;
 use crate::netlink::{Event, Events, Malformed, Message, RequestError, Requests, address_family};
 use route::Kept;
 use state::{Effect, Read, State};
+use undone::Undoings;
 
 /// How many unreadable messages lead to a fresh look, in the life of a process. Each may hide a
 /// change; but a kernel that never sends readable ones must not make us read tables for ever.
@@ -75,6 +78,7 @@ pub(crate) struct Observer {
     requests: Requests,
     leases: lease::Reader,
     state: State,
+    undoings: Undoings,
     malformed_looks: u32,
     look_due: bool,
     /// When a route may vanish without a message, because it was laid for so long.
@@ -96,6 +100,7 @@ impl Observer {
             requests: Requests::open().map_err(ObserveError::Open)?,
             leases,
             state,
+            undoings: Undoings::default(),
             malformed_looks: MALFORMED_LOOKS,
             look_due: true,
             ends_at: Instant::NEVER,
@@ -132,7 +137,7 @@ impl Observer {
     /// [`ObserveError::Events`]: no more events will come.
     pub(crate) fn drain(&mut self) -> Result<Drained, ObserveError> {
         let mut effect = Effect::default();
-        let (state, looks) = (&mut self.state, &mut self.malformed_looks);
+        let (state, undoings, looks) = (&mut self.state, &mut self.undoings, &mut self.malformed_looks);
         let mut unreadable = || {
             let look = *looks > 0;
             *looks = looks.saturating_sub(1);
@@ -140,7 +145,10 @@ impl Observer {
         };
         let take = |event: Event<'_>| {
             let more = match event {
-                Event::Message(message) => state.take(&message).unwrap_or_else(|Malformed| unreadable()),
+                Event::Message(message) => {
+                    undoings.note(&message, state.snapshot());
+                    state.take(&message).unwrap_or_else(|Malformed| unreadable())
+                }
                 Event::Malformed => unreadable(),
                 Event::Overrun => Effect::LOOK,
             };
@@ -152,6 +160,11 @@ impl Observer {
             effect.changed |= self.state.replace_leases(leases);
         }
         Ok(self.follow(effect))
+    }
+
+    /// Who undid our pin since this was asked last, as far as the events told.
+    pub(crate) fn take_undone(&mut self) -> impl Iterator<Item = Undone> + use<> {
+        self.undoings.take()
     }
 
     /// Reads what events only hint at.
@@ -317,6 +330,7 @@ pub(crate) fn any_datagram(datagram: &[u8]) -> Snapshot {
         if message.kind == libc::RTM_NEWRULE {
             rules.extend(rule::decode(message.payload).ok().flatten());
         }
+        let _ = undone::undoing(&message, state.snapshot());
         let _ = state.take(&message);
     }
     state.replace_rules(rules);
@@ -328,6 +342,7 @@ pub(crate) fn any_datagram(datagram: &[u8]) -> Snapshot {
 pub(crate) fn any_file(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
     pci::any_value(text);
+    let _ = undone::name(text);
     lease::any_file(text);
 }
 

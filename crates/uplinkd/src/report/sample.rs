@@ -13,6 +13,7 @@ use uplink_core::status::{
     TargetStatus, UplinkStatus,
 };
 use uplink_core::time::Instant;
+use uplink_core::undone::{Program, Undoing, Undone};
 
 /// A moment.
 fn at(seconds: u64) -> Instant {
@@ -38,6 +39,7 @@ pub(crate) fn status() -> Status {
                 since: at(20),
                 pin: Some(pin()),
                 aside: None,
+                undone_by: None,
             },
             FamilyStatus {
                 family: Family::Ipv6,
@@ -46,6 +48,7 @@ pub(crate) fn status() -> Status {
                 since: at(990),
                 pin: None,
                 aside: None,
+                undone_by: Some(undone()),
             },
         ],
         uplinks: uplinks(),
@@ -60,6 +63,11 @@ pub(crate) fn status() -> Status {
 fn pin() -> OwnRoute {
     let hop = Hop { link: LinkIndex(3), gateway: Some(ip("10.0.120.1")) };
     OwnRoute::new(Family::Ipv4, TABLE_MAIN, 98, hop, Attributes::default())
+}
+
+fn undone() -> Undone {
+    let by = Program { process: 4711, name: Some("dhclient".to_owned()) };
+    Undone { family: Family::Ipv6, how: Undoing::DeletesPin { table: TABLE_MAIN }, by }
 }
 
 fn uplinks() -> Vec<UplinkStatus> {
@@ -150,7 +158,7 @@ pub(crate) fn notices() -> Vec<Notice> {
         },
         Notice::Wrote { op: Op::AddRoute(pin()), dry: false },
         Notice::Refused { op: Op::DeleteRoute(pin()), outcome: Outcome::Refused(1) },
-        Notice::Aside { family, aside: Some(Aside::Contest) },
+        Notice::Aside { family, aside: Some(Aside::Contest), by: Some(undone()) },
         Notice::Asleep(Duration::from_millis(700)),
         Notice::Ready,
     ]

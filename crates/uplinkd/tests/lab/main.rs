@@ -16,6 +16,7 @@ mod configuration;
 mod control;
 mod dhcp;
 mod ipv6;
+mod kills;
 mod layouts;
 mod lifecycle;
 mod links;
@@ -43,6 +44,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     control::trials,
     dhcp::trials,
     ipv6::trials,
+    kills::trials,
     layouts::trials,
     lifecycle::trials,
     links::trials,

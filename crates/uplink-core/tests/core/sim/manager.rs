@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
+use uplink_core::event::Input;
 use uplink_core::lease::{Holder, Lease};
 use uplink_core::snapshot::{
     Address, Family, Hop, Link, LinkIndex, LinkKind, Prefix, Route, RouteKind, Rule, TABLE_MAIN, Weight,
     protocol,
 };
+use uplink_core::undone::{Program, Undoing, Undone};
 
 use super::bench::Bench;
 use super::site::{addresses, default_route, gateway, link, plain_default, second_gateway};
@@ -238,6 +240,13 @@ impl Bench {
         let before = self.kernel.routes.len();
         self.kernel.routes.retain(|route| !ours(route));
         self.kernel.changes += u64::from(before != self.kernel.routes.len());
+    }
+
+    /// The observer tells who undid the pin, if it can name that program.
+    pub(crate) fn undone_by(&mut self, family: Family, name: Option<&str>) {
+        let by = Program { process: 4711, name: name.map(str::to_owned) };
+        let how = Undoing::DeletesPin { table: TABLE_MAIN };
+        self.arrive(Input::Undone(Undone { family, how, by }));
     }
 
     /// Removes foreign routes.
