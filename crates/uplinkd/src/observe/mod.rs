@@ -280,7 +280,9 @@ impl Observer {
         request.header.address_family = address_family(family);
         request.header.protocol = protocol.unwrap_or_default().into();
         let request = RouteNetlinkMessage::GetRoute(request);
-        self.read("routes", &request, |m| of(family, m).and_then(|m| route::decode(m.payload).ok()?))
+        self.read("routes", &request, |m| {
+            of(family, m).and_then(|m| route::decode(m.payload).ok()?).filter(|kept| !kept.is_elsewhere())
+        })
     }
 
     fn read_rules(&mut self) -> Result<Vec<Rule>, ObserveError> {
