@@ -20,6 +20,7 @@ mod layouts;
 mod lifecycle;
 mod links;
 mod loss;
+mod managers;
 mod placement;
 mod program;
 mod routes;
@@ -47,6 +48,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     lifecycle::trials,
     links::trials,
     loss::trials,
+    managers::trials,
     placement::trials,
     routes::trials,
     seed::trials,
