@@ -32,6 +32,7 @@ mod targets;
 mod tiers;
 mod ties;
 mod uplinks;
+mod vpns;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -58,6 +59,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     ties::trials,
     tiers::trials,
     uplinks::trials,
+    vpns::trials,
 ];
 
 fn main() {
