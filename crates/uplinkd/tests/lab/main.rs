@@ -21,6 +21,7 @@ mod layouts;
 mod lifecycle;
 mod links;
 mod loss;
+mod managers;
 mod placement;
 mod program;
 mod routes;
@@ -32,6 +33,7 @@ mod targets;
 mod tiers;
 mod ties;
 mod uplinks;
+mod vpns;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -49,6 +51,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     lifecycle::trials,
     links::trials,
     loss::trials,
+    managers::trials,
     placement::trials,
     routes::trials,
     seed::trials,
@@ -58,6 +61,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     ties::trials,
     tiers::trials,
     uplinks::trials,
+    vpns::trials,
 ];
 
 fn main() {
