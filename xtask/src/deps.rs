@@ -2,6 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::env;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use crate::run::{Failure, cargo, program};
 
@@ -26,15 +30,19 @@ pub(crate) const FOR_COMPARISON: [Needed; 5] = [
 ];
 
 /// Programs that the tests run.
-pub(crate) const FOR_TESTS: [Needed; 16] = [
+pub(crate) const FOR_TESTS: [Needed; 22] = [
+    ("NetworkManager", "network-manager"),
     ("busybox", "busybox"),
     ("dbus-daemon", "dbus-daemon"),
     ("debootstrap", "debootstrap"),
     ("dhclient", "isc-dhcp-client"),
     ("dnsmasq", "dnsmasq-base"),
+    ("ifup", "ifupdown"),
     ("ip", "iproute2"),
+    ("netplan", "netplan.io"),
     ("networkctl", "systemd"),
     ("nft", "nftables"),
+    ("nmcli", "network-manager"),
     ("nsenter", "util-linux"),
     ("radvd", "radvd"),
     ("setpriv", "util-linux"),
@@ -43,7 +51,17 @@ pub(crate) const FOR_TESTS: [Needed; 16] = [
     ("systemd-sysusers", "systemd"),
     ("udhcpc", "udhcpc"),
     ("unshare", "util-linux"),
+    ("wg-quick", "wireguard-tools"),
+    ("wireguard-go", "wireguard-go"),
 ];
+
+/// Packages that manage a machine's network once they are started, and the unit that does it. Tests start
+/// what they need in namespaces; the machine's network is nobody's business.
+const NOT_STARTED: [(&str, &str); 2] =
+    [("ifupdown", "networking.service"), ("network-manager", "NetworkManager.service")];
+
+/// Asked by Debian's packages whether they may start a daemon; 101 forbids it (invoke-rc.d(8)).
+const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// All that the core may depend on: serde, and what its derive macros are built from. None of it
 /// does I/O, reads a clock or starts a thread, so the core cannot either, but by the standard library,
@@ -62,18 +80,38 @@ pub(crate) fn programs(needed: &[Needed]) -> Result<(), Failure> {
     if !root || !on_path("apt-get") {
         return Err(Failure::Other(format!("install these packages first (Debian names): {named}")));
     }
-    let apt = |arguments: &[&str]| {
-        program("apt-get", arguments.iter().copied()).env("DEBIAN_FRONTEND", "noninteractive").run()
-    };
     println!("installing {named}");
-    apt(&["update", "--quiet"])?;
-    let install = ["install", "--quiet", "--yes", "--no-install-recommends"];
-    apt(&[&install, packages.as_slice()].concat())?;
+    install(&packages)?;
     let still: Vec<&str> = missing(needed).into_iter().collect();
     if still.is_empty() {
         return Ok(());
     }
     Err(Failure::Other(format!("these packages lack a program that is needed: {}", still.join(" "))))
+}
+
+/// Installs packages; no daemon of theirs is started, now or at the next boot.
+fn install(packages: &[&str]) -> Result<(), Failure> {
+    let apt = |arguments: &[&str]| {
+        program("apt-get", arguments.iter().copied()).env("DEBIAN_FRONTEND", "noninteractive").run()
+    };
+    let failed = |what: &str, error: io::Error| Failure::Other(format!("failed to {what} {POLICY}: {error}"));
+    let policy = Path::new(POLICY);
+    apt(&["update", "--quiet"])?;
+    let own = !policy.exists();
+    if own {
+        fs::write(policy, "#!/bin/sh\nexit 101\n").map_err(|error| failed("write", error))?;
+        fs::set_permissions(policy, Permissions::from_mode(0o755)).map_err(|error| failed("write", error))?;
+    }
+    let options = ["install", "--quiet", "--yes", "--no-install-recommends"];
+    let installed = apt(&[&options, packages].concat());
+    if own {
+        fs::remove_file(policy).map_err(|error| failed("remove", error))?;
+    }
+    installed?;
+    NOT_STARTED
+        .iter()
+        .filter(|(package, _)| packages.contains(package))
+        .try_for_each(|(_, unit)| program("systemctl", ["--no-reload", "disable", unit]).run())
 }
 
 /// Packages of programs that are not on the path.

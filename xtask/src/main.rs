@@ -1,5 +1,5 @@
-//! The project's commands: `cargo xtask demo`, `test`, `bench`, `soak`, `fuzz`, `planted` and
-//! `install-deps`.
+//! The project's commands: `cargo xtask demo`, `test`, `bench`, `soak`, `kills`, `fuzz`,
+//! `planted` and `install-deps`.
 //!
 //! Each is a list of steps; a step is named when it begins, timed, and the first that fails ends it.
 #![allow(
@@ -10,6 +10,7 @@
 
 mod deps;
 mod fuzz;
+mod kills;
 mod planted;
 mod run;
 mod soak;
@@ -45,6 +46,8 @@ enum Task {
     },
     /// Let anything happen to simulated hosts, and check the promises after every step
     Soak(soak::Soak),
+    /// Kill the daemon at random moments in the lab: no lookup may fail
+    Kills(kills::Kills),
     /// Feed arbitrary bytes to a decoder of the daemon
     Fuzz(fuzz::Fuzz),
     /// Plant known bugs in the core, one at a time, and show which tests find them
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Test => test(),
         Task::Bench { options } => bench(&options),
         Task::Soak(soak) => soak.run(),
+        Task::Kills(kills) => kills.run(),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Planted => planted::find(),
         Task::InstallDeps => step("programs that tests need", || deps::programs(&deps::FOR_TESTS)),

@@ -7,6 +7,7 @@ use crate::event::Outcome;
 use crate::own::Op;
 use crate::status::Aside;
 use crate::time::Instant;
+use crate::undone::Undone;
 
 /// So many writes within [`WINDOW`] are no contest: a manager that lays its routes anew makes a few.
 const PATIENT: usize = 8;
@@ -31,6 +32,8 @@ pub(crate) struct Contest {
     failed: Option<Instant>,
     /// What the kernel said no to since it last said yes, so that people are told once.
     told: Vec<(Op, Outcome)>,
+    /// Who undid last what we wrote, and when.
+    undone: Option<(Instant, Undone)>,
 }
 
 impl Contest {
@@ -39,6 +42,21 @@ impl Contest {
         self.failed = None;
         self.told.clear();
         self.count(now);
+    }
+
+    /// Another program undid what we wrote. One that can be named is not forgotten for one that cannot:
+    /// a script is many short processes.
+    pub(crate) fn undone(&mut self, undone: Undone, now: Instant) {
+        self.forget_old(now);
+        let named = self.undone.as_ref().is_some_and(|(_, before)| before.by.name.is_some());
+        if undone.by.name.is_some() || !named {
+            self.undone = Some((now, undone));
+        }
+    }
+
+    /// Who undoes what we write, if the kernel told.
+    pub(crate) fn undone_by(&self) -> Option<&Undone> {
+        self.undone.as_ref().map(|(_, undone)| undone)
     }
 
     /// Nothing changed by what we did: a place was taken, or what should go was not there. The next look
@@ -117,6 +135,7 @@ impl Contest {
         while self.writes.front().is_some_and(|write| now.since(*write) > WINDOW) {
             self.writes.pop_front();
         }
+        self.undone.take_if(|(at, _)| now.since(*at) > LONGEST);
         if self.writes.is_empty() && self.until.is_none_or(|until| now.since(until) > LONGEST) {
             self.held = 0;
         }

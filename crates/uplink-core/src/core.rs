@@ -16,6 +16,7 @@ use crate::policy::{Mode, Policy};
 use crate::snapshot::{Family, Hop, LinkIndex, Prefix, Snapshot};
 use crate::status::{Aside, Cause, Change, GatewaySource, Notice, Reason};
 use crate::time::Instant;
+use crate::undone::Undone;
 
 mod show;
 mod tell;
@@ -31,6 +32,10 @@ const AT_ONCE: Duration = Duration::from_millis(1);
 /// An uplink that works in one family gets its address and gateway in the other within so many times
 /// patience, or has none there.
 const FAMILY_COMES: u32 = 5;
+
+/// Who gives an interface its address lays the default route that belongs to it within this. Some look
+/// whether there is one already, and take a pin for theirs.
+const OTHERS_FIRST: Duration = Duration::from_secs(1);
 
 /// What a process begins with.
 #[derive(Debug, Clone)]
@@ -65,6 +70,8 @@ pub struct Core {
     judges: BTreeMap<PathKey, Judge>,
     /// The gateways that worked last, of the uplinks that there are.
     gateways: BTreeMap<PathKey, Known>,
+    /// Paths that begin with a gateway that only memory names, and from when on they may.
+    waiting: BTreeMap<PathKey, Instant>,
     families: [FamilyState; 2],
     /// The interfaces whose `src_valid_mark` we set.
     checks_set: BTreeSet<LinkIndex>,
@@ -129,6 +136,7 @@ impl Core {
             uplinks: Vec::new(),
             judges: BTreeMap::new(),
             gateways,
+            waiting: BTreeMap::new(),
             families: Family::ALL.map(|family| FamilyState {
                 family,
                 election: Election::new(Vec::new()),
@@ -226,6 +234,7 @@ impl Core {
             Input::Unsent(id) => self.judges.values_mut().for_each(|judge| judge.unsent(id)),
             Input::Forwarded { link, family, at } => self.forwarded(link, family, at, now),
             Input::Applied(outcomes) => self.applied(&outcomes, now),
+            Input::Undone(undone) => self.undone(undone, now),
             Input::Policy(policy) => {
                 self.limits = limits(&policy, self.limits.spread);
                 self.policy = *policy;
@@ -256,6 +265,11 @@ impl Core {
         }
     }
 
+    fn undone(&mut self, undone: Undone, now: Instant) {
+        let state = self.families.iter_mut().find(|state| state.family == undone.family);
+        state.into_iter().for_each(|state| state.contest.undone(undone.clone(), now));
+    }
+
     fn answered(&mut self, answer: Answer, now: Instant) {
         let at = self.clock.awake(answer.at);
         let limits = self.limits;
@@ -278,7 +292,7 @@ impl Core {
             return;
         }
         self.note_gateways();
-        if self.stale {
+        if self.stale || self.waiting.values().any(|until| *until <= now) {
             self.rediscover(now);
         }
         self.judge(now);
@@ -301,7 +315,16 @@ impl Core {
     fn rediscover_by(&mut self, hints: &Hints, now: Instant) {
         let Some(snapshot) = &self.snapshot else { return };
         self.stale = false;
-        let uplinks = discover(snapshot, &self.policy, hints);
+        let mut uplinks = discover(snapshot, &self.policy, hints);
+        self.waiting = self.waiting(&uplinks, now);
+        for uplink in &mut uplinks {
+            for path in &mut uplink.paths {
+                let key = PathKey { uplink: uplink.name.clone(), family: path.family };
+                if self.waiting.contains_key(&key) {
+                    path.lose_gateway();
+                }
+            }
+        }
         for state in &mut self.families {
             let metrics = foreign_defaults(snapshot, state.family).map(|route| route.metric);
             state.lowest = state.lowest.into_iter().chain(metrics.filter(|m| has_room_below(*m))).min();
@@ -331,6 +354,20 @@ impl Core {
         let mut kept: Vec<PathKey> = paths(&self.uplinks).map(|(key, _)| key).collect();
         kept.extend(self.elected());
         self.judges.retain(|key, judge| kept.contains(key) || !judge.comeback().falls().is_empty());
+    }
+
+    /// Paths that had no gateway, for which memory has one, and where no pin leads there: until when they
+    /// go without.
+    fn waiting(&self, uplinks: &[Uplink], now: Instant) -> BTreeMap<PathKey, Instant> {
+        let pins = self.pins();
+        let had = |key: &PathKey| paths(&self.uplinks).any(|(k, path)| k == *key && path.hop.is_some());
+        let waiting = paths(uplinks).filter_map(|(key, path)| {
+            let pinned = || path.hop.clone().is_some_and(|hop| pins.contains(&(key.family, hop)));
+            let begins = path.learned == Some(GatewaySource::Memory) && !had(&key) && !pinned();
+            let until = self.waiting.get(&key).copied().unwrap_or(now + OTHERS_FIRST);
+            (begins && until > now).then_some((key, until))
+        });
+        waiting.collect()
     }
 
     /// What works and may be gone from the kernel's table for the moment of a renewal.
@@ -612,7 +649,8 @@ impl Core {
         let boot = self.boot_until().unwrap_or(Instant::NEVER);
         // A deadline that has passed was acted on in this turn, or waits for an input.
         let families = families.filter(|at| *at > now);
-        let next = judges.chain(families).min().unwrap_or(Instant::NEVER);
+        let waiting = self.waiting.values().copied();
+        let next = judges.chain(families).chain(waiting).min().unwrap_or(Instant::NEVER);
         if boot > now { next.min(boot) } else { next }
     }
 

@@ -83,6 +83,17 @@ pub struct Path {
     pub interval: Duration,
 }
 
+impl Path {
+    /// As if nobody knew a gateway.
+    pub(crate) fn lose_gateway(&mut self) {
+        if matches!(self.way, Way::Gateway { .. } | Way::Link(_)) {
+            self.way = Way::Broken(Cause::Gateway);
+        }
+        (self.hop, self.learned, self.mac, self.prefix) = (None, None, None, None);
+        self.spares.clear();
+    }
+}
+
 /// A gateway of a path that is not the one in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spare {

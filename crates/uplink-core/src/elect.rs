@@ -143,6 +143,12 @@ impl Election {
             let choice = best(candidates, |c| leave_to(c, Standing::Broken(Cause::Link)))?;
             return Some((with_members(choice, candidates, terms, |c| c.eligible(terms.now)), Reason::Gone));
         };
+        // None of them can be used: whoever is next is not kept waiting until that is put in order.
+        if current.iter().all(|c| matches!(c.standing(), Standing::Broken(_)))
+            && let Some(choice) = self.leave(candidates, &current, terms)
+        {
+            return Some(choice);
+        }
         let fewer = self.without_misfits(&current, terms).or_else(|| self.without_fallen(&current, terms));
         if fewer.is_some() {
             return fewer;

@@ -9,6 +9,7 @@ use crate::policy::Policy;
 use crate::snapshot::{Family, LinkIndex, Mac, Prefix, Snapshot};
 use crate::status::Notice;
 use crate::time::Instant;
+use crate::undone::Undone;
 
 /// Something that happened outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,8 @@ pub enum Input {
     /// What the kernel said to the operations of the first [`Output::Apply`] that awaits it, in their
     /// order; the operations after the first failure were not tried.
     Applied(Vec<Outcome>),
+    /// Another program undid our pin; the snapshot that shows it comes with this or after it.
+    Undone(Undone),
     /// The operator's configuration was read again.
     Policy(Box<Policy>),
     /// The deadline has come; nothing else happened.

@@ -19,6 +19,7 @@ pub mod policy;
 pub mod snapshot;
 pub mod status;
 pub mod time;
+pub mod undone;
 pub mod wire;
 
 pub use crate::core::{Core, Start};

@@ -12,6 +12,7 @@ use crate::own::{Op, OwnRoute};
 use crate::policy::{Mode, Target};
 use crate::snapshot::{Family, Mac, Mark};
 use crate::time::Instant;
+use crate::undone::Undone;
 
 /// The whole state, for people and machines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +49,8 @@ pub struct FamilyStatus {
     pub aside: Option<Aside>,
     /// Whether what came in through an uplink is answered through it.
     pub path_rules: PathRulesState,
+    /// With [`Aside::Contest`]: who undoes the pin, if the kernel told.
+    pub undone_by: Option<Undone>,
 }
 
 /// Whether path rules are laid in a family, and if not all, what is missing.
@@ -355,6 +358,12 @@ impl fmt::Display for Aside {
     }
 }
 
+/// Why we stand aside, with who makes us do so.
+#[must_use]
+pub fn aside_text(aside: Aside, by: Option<&Undone>) -> String {
+    by.map_or_else(|| aside.to_string(), |undone| format!("{aside}: {undone}"))
+}
+
 /// Elected uplinks as people read them: `none`, `dpu`, or `dpu-a + dpu-b`.
 #[must_use]
 pub fn names(elected: &[String]) -> String {
@@ -467,6 +476,8 @@ pub enum Notice {
         family: Family,
         /// Why; none when it is over.
         aside: Option<Aside>,
+        /// With [`Aside::Contest`]: who undoes the pin, if the kernel told.
+        by: Option<Undone>,
     },
     /// The process was not awake for so long: what was asked in that time does not count.
     Asleep(Duration),
@@ -517,8 +528,10 @@ impl fmt::Display for Notice {
             Self::Refused { op, outcome: Outcome::Absent } => write!(f, "could not {op}: it is not there"),
             Self::Refused { op, outcome: Outcome::Done } => write!(f, "did {op}"),
             Self::Left(op) => write!(f, "ending, and something of ours stays: tried in vain to {op}"),
-            Self::Aside { family, aside: Some(aside) } => write!(f, "{family}: standing aside: {aside}"),
-            Self::Aside { family, aside: None } => write!(f, "{family}: no longer standing aside"),
+            Self::Aside { family, aside: Some(aside), by } => {
+                write!(f, "{family}: standing aside: {}", aside_text(*aside, by.as_ref()))
+            }
+            Self::Aside { family, aside: None, by: _ } => write!(f, "{family}: no longer standing aside"),
             Self::Asleep(span) => {
                 write!(f, "was not awake for {} ms: questions of that time do not count", span.as_millis())
             }

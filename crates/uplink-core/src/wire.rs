@@ -16,9 +16,10 @@ use crate::policy::{Mode, Target};
 use crate::snapshot::Family;
 use crate::status::{
     self, Aside, Cause, FamilyStatus, GatewaySource, Health, Kind, Notice, PathRulesState, PathRulesStatus,
-    PathStatus, Reason, TargetStatus, UplinkStatus,
+    PathStatus, Reason, TargetStatus, UplinkStatus, aside_text,
 };
 use crate::time::Instant;
+use crate::undone::Program;
 
 /// What `io.uplinkd.GetStatus` returns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +72,8 @@ pub struct Election {
     /// Whether path rules are laid, as a sentence.
     #[serde(default)]
     pub path_rules_text: String,
+    /// Who keeps undoing our default route, if the kernel told.
+    pub undone_by: Option<Program>,
 }
 
 /// Our default route; see [`OwnRoute`].
@@ -204,9 +207,10 @@ impl From<&FamilyStatus> for Election {
             since_us: micros(family.since),
             pin: family.pin.as_ref().map(Pin::from),
             aside: family.aside,
-            aside_text: family.aside.map(|aside| aside.to_string()),
+            aside_text: family.aside.map(|aside| aside_text(aside, family.undone_by.as_ref())),
             path_rules: family.path_rules,
             path_rules_text: family.path_rules.to_string(),
+            undone_by: family.undone_by.as_ref().map(|undone| undone.by.clone()),
         }
     }
 }

@@ -1,12 +1,21 @@
 //! The DHCP clients that workers have, as they are installed.
 
+mod bus;
+mod ifupdown;
+mod netplan;
+mod network_manager;
+
 use std::fmt;
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use uplink_core::time::Instant;
 
+use self::netplan::Renderer;
+
+use crate::background::Background;
 use crate::clock::now;
 use crate::error::{Doing, Error, Result};
 use crate::host::{Host, tool};
@@ -18,24 +27,32 @@ pub enum ClientKind {
     /// systemd-networkd, with a system bus for `networkctl`. It takes router advertisements, too. It
     /// needs root: it becomes another user, and a user namespace of this lab has one only.
     Networkd,
+    /// NetworkManager with its own DHCP client, and a system bus for `nmcli`. It takes router
+    /// advertisements, too.
+    NetworkManager,
     /// udhcpc, with a script that does to addresses and routes what Debian's does, but that its
     /// routes have a metric.
     Udhcpc,
     /// ISC dhclient with Debian's own script, as ifupdown starts it.
     Dhclient,
+    /// ifupdown, which starts and ends dhclient in the background.
+    Ifupdown,
 }
 
 impl ClientKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Networkd, Self::Udhcpc, Self::Dhclient];
+    pub const ALL: [Self; 5] =
+        [Self::Networkd, Self::NetworkManager, Self::Udhcpc, Self::Dhclient, Self::Ifupdown];
 }
 
 impl fmt::Display for ClientKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Networkd => "networkd",
+            Self::NetworkManager => "NetworkManager",
             Self::Udhcpc => "udhcpc",
             Self::Dhclient => "dhclient",
+            Self::Ifupdown => "ifupdown",
         })
     }
 }
@@ -49,12 +66,28 @@ pub struct Managed {
     pub metric: u32,
 }
 
+/// What a client can be told to do with an interface, by the tool that comes with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// To configure it anew: `networkctl reconfigure`, `nmcli device reapply`.
+    Reconfigure,
+    /// To take it down: `networkctl down`, `nmcli connection down`, `ifdown`.
+    Down,
+    /// To take it up: `networkctl up`, `nmcli connection up`, `ifup`.
+    Up,
+}
+
 /// A running client, killed when dropped; what it laid stays then.
 #[derive(Debug)]
 pub struct DhcpClient {
     kind: ClientKind,
+    interfaces: Vec<Managed>,
     /// By interface, where there is one for each.
     programs: Vec<(&'static str, Program)>,
+    /// By which its tools speak with it.
+    bus: Option<Program>,
+    /// What ifupdown started.
+    background: Option<Background>,
 }
 
 impl DhcpClient {
@@ -63,16 +96,106 @@ impl DhcpClient {
     /// # Errors
     /// If one of its programs is not installed, or does not start.
     pub fn start(kind: ClientKind, host: &Host, interfaces: &[Managed]) -> Result<Self> {
-        let programs = match kind {
-            ClientKind::Networkd => networkd(host, interfaces),
-            ClientKind::Udhcpc => interfaces.iter().map(|managed| udhcpc(host, managed)).collect(),
-            ClientKind::Dhclient => interfaces.iter().map(|managed| dhclient(host, managed)).collect(),
-        };
-        Ok(Self { kind, programs: programs? })
+        let (mut bus, mut background) = (None, None);
+        match kind {
+            ClientKind::Networkd => {
+                prepare_networkd(host, interfaces)?;
+                bus = Some(bus::start(host)?);
+            }
+            ClientKind::NetworkManager => {
+                network_manager::prepare(host, interfaces)?;
+                bus = Some(bus::start(host)?);
+            }
+            ClientKind::Ifupdown => background = Some(ifupdown::start(host, interfaces)?),
+            ClientKind::Udhcpc | ClientKind::Dhclient => {}
+        }
+        let programs = programs(kind, host, interfaces)?;
+        Ok(Self { kind, interfaces: interfaces.to_vec(), programs, bus, background })
     }
 
-    /// Lets it renew the lease of an interface now, where it can be told to: dhclient renews when the
-    /// server's T1 has passed, which udhcpc does not know. Gives the moment before.
+    /// Ends it and starts it again, as the service manager does when it is told to. Gives the moment
+    /// before.
+    ///
+    /// # Errors
+    /// If it does not end, or not start.
+    pub fn restart(&mut self, host: &Host) -> Result<Instant> {
+        let moment = now();
+        for order in [Order::Down, Order::Up] {
+            for managed in &self.interfaces {
+                if self.background.is_some() {
+                    self.order(host, order, managed.interface)?;
+                }
+            }
+        }
+        self.programs.drain(..).try_for_each(|(_, program)| program.end())?;
+        self.programs = programs(self.kind, host, &self.interfaces)?;
+        Ok(moment)
+    }
+
+    /// Does what `netplan apply` does, but for udev: `netplan generate`, then the same steps with
+    /// systemd-networkd or NetworkManager (netplan/cli/commands/apply.py). Gives the moment before the
+    /// first of these.
+    ///
+    /// # Errors
+    /// What the tools say; also if netplan knows no such client.
+    pub fn netplan_apply(&mut self, host: &Host) -> Result<Instant> {
+        match self.kind {
+            ClientKind::Networkd => {
+                netplan::generate(host, Renderer::Networkd, &self.interfaces)?;
+                let moment = now();
+                host.command("networkctl", &["reload"])?;
+                let names = self.interfaces.iter().map(|managed| managed.interface);
+                let words: Vec<&str> = std::iter::once("reconfigure").chain(names).collect();
+                host.command("networkctl", &words).map(|_| moment)
+            }
+            ClientKind::NetworkManager => {
+                netplan::generate(host, Renderer::NetworkManager, &self.interfaces)?;
+                let moment = now();
+                let mut names = self.interfaces.iter().map(|managed| managed.interface);
+                names
+                    .try_for_each(|name| host.command("nmcli", &["device", "disconnect", name]).map(drop))?;
+                self.programs.drain(..).try_for_each(|(_, program)| program.end())?;
+                let mut names = self.interfaces.iter().map(|managed| managed.interface);
+                names.try_for_each(|name| host.ip(&format!("address flush {name}")).map(drop))?;
+                host.command("rm", &["-rf", "/run/NetworkManager/devices"])?;
+                self.programs = programs(self.kind, host, &self.interfaces)?;
+                Ok(moment)
+            }
+            ClientKind::Udhcpc | ClientKind::Dhclient | ClientKind::Ifupdown => {
+                Err(Error::Unexpected(format!("netplan has no renderer {}", self.kind)))
+            }
+        }
+    }
+
+    /// Tells it to do something with an interface, and waits as long as its tool does. Gives the moment
+    /// before.
+    ///
+    /// # Errors
+    /// What the tool says; also if it has none.
+    pub fn order(&self, host: &Host, order: Order, interface: &str) -> Result<Instant> {
+        let moment = now();
+        let (tool, words) = match (self.kind, order) {
+            (ClientKind::Networkd, Order::Reconfigure) => ("networkctl", ["reconfigure"].as_slice()),
+            (ClientKind::Networkd, Order::Down) => ("networkctl", ["down"].as_slice()),
+            (ClientKind::Networkd, Order::Up) => ("networkctl", ["up"].as_slice()),
+            (ClientKind::NetworkManager, Order::Reconfigure) => ("nmcli", ["device", "reapply"].as_slice()),
+            (ClientKind::NetworkManager, Order::Down) => ("nmcli", ["connection", "down"].as_slice()),
+            (ClientKind::NetworkManager, Order::Up) => ("nmcli", ["connection", "up"].as_slice()),
+            (ClientKind::Ifupdown, Order::Down) => ("ifdown", [].as_slice()),
+            (ClientKind::Ifupdown, Order::Up) => ("ifup", [].as_slice()),
+            (ClientKind::Udhcpc | ClientKind::Dhclient, _) | (ClientKind::Ifupdown, Order::Reconfigure) => {
+                return Err(Error::Unexpected(format!("{} has no tool for {order:?}", self.kind)));
+            }
+        };
+        match &self.background {
+            Some(background) => ifupdown::run(background, host, tool, interface)?,
+            None => host.command(tool, &[words, &[interface]].concat()).map(drop)?,
+        }
+        Ok(moment)
+    }
+
+    /// Lets it renew the lease of an interface now, where it can be told to: dhclient and NetworkManager
+    /// renew when the server's T1 has passed, which udhcpc does not know. Gives the moment before.
     ///
     /// # Errors
     /// If it has ended, or what `networkctl` says.
@@ -81,7 +204,7 @@ impl DhcpClient {
         match self.kind {
             ClientKind::Networkd => host.command("networkctl", &["renew", interface]).map(drop)?,
             ClientKind::Udhcpc => self.signal(interface, Signal::SIGUSR1)?,
-            ClientKind::Dhclient => {}
+            ClientKind::NetworkManager | ClientKind::Dhclient | ClientKind::Ifupdown => {}
         }
         Ok(moment)
     }
@@ -101,15 +224,32 @@ impl DhcpClient {
         })
     }
 
-    /// Lets systemd-networkd look after an interface otherwise, as `networkctl reload` does. Gives the
-    /// moment before.
+    /// Lets systemd-networkd or NetworkManager look after an interface otherwise: `networkctl reload`;
+    /// `nmcli connection reload`, then `nmcli device reapply`. Gives the moment before.
     ///
     /// # Errors
-    /// If that cannot be written, or what `networkctl` says, as it does for another client.
+    /// If that cannot be written, or what the tool says; also if it has none.
     pub fn reload(&self, host: &Host, managed: &Managed) -> Result<Instant> {
-        host.write(&network_path(managed), network(managed))?;
         let moment = now();
-        host.command("networkctl", &["reload"]).map(|_| moment)
+        if self.kind == ClientKind::NetworkManager {
+            network_manager::write(host, managed)?;
+            host.command("nmcli", &["connection", "reload"])?;
+            self.order(host, Order::Reconfigure, managed.interface)?;
+        } else {
+            host.write(&network_path(managed.interface), network(managed))?;
+            host.command("networkctl", &["reload"])?;
+        }
+        Ok(moment)
+    }
+
+    /// For how long NetworkManager keeps an address after it lost the lease and before it begins anew
+    /// (`ipv4.dhcp-timeout`), in whole seconds.
+    ///
+    /// # Errors
+    /// What `nmcli` says.
+    pub fn give_up_after(&self, host: &Host, interface: &str, span: Duration) -> Result<()> {
+        let seconds = span.as_secs().to_string();
+        host.command("nmcli", &["device", "modify", interface, "ipv4.dhcp-timeout", &seconds]).map(drop)
     }
 
     /// Lets udhcpc give the lease of an interface back. Gives the moment before.
@@ -124,7 +264,8 @@ impl DhcpClient {
     /// What it said so far, for people.
     #[must_use]
     pub fn log(&self) -> String {
-        self.programs.iter().map(|(_, program)| format!("{}\n", program.log())).collect()
+        let programs = self.bus.iter().chain(self.programs.iter().map(|(_, program)| program));
+        programs.map(|program| format!("{}\n", program.log())).collect()
     }
 
     fn signal(&self, interface: &str, signal: Signal) -> Result<()> {
@@ -133,43 +274,38 @@ impl DhcpClient {
     }
 }
 
-/// Where systemd-networkd and `networkctl` look for the system bus.
-const BUS: &str = "/run/dbus/system_bus_socket";
-const BUS_CONFIG: &str = "/run/dbus/lab.conf";
-/// Everybody on the host may say everything.
-const BUS_POLICY: &str = r#"<busconfig>
-<listen>unix:path=/run/dbus/system_bus_socket</listen>
-<policy context="default">
-<allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/>
-</policy>
-</busconfig>
-"#;
+/// Starts its daemons.
+fn programs(kind: ClientKind, host: &Host, interfaces: &[Managed]) -> Result<Vec<(&'static str, Program)>> {
+    match kind {
+        ClientKind::Networkd => Ok(vec![("", networkd(host)?)]),
+        ClientKind::NetworkManager => Ok(vec![("", network_manager::start(host)?)]),
+        ClientKind::Udhcpc => interfaces.iter().map(|managed| udhcpc(host, managed)).collect(),
+        ClientKind::Dhclient => interfaces.iter().map(|managed| dhclient(host, managed)).collect(),
+        ClientKind::Ifupdown => Ok(Vec::new()),
+    }
+}
 
-fn networkd(host: &Host, interfaces: &[Managed]) -> Result<Vec<(&'static str, Program)>> {
+fn prepare_networkd(host: &Host, interfaces: &[Managed]) -> Result<()> {
     let users = fs::read_to_string("/proc/self/uid_map").doing("read which users there are")?;
     if users.split_whitespace().nth(2) == Some("1") {
         let why = "systemd-networkd becomes another user, and there is only one here: run this as root";
         return Err(Error::Unexpected(why.to_owned()));
     }
-    host.write(BUS_CONFIG, BUS_POLICY)?;
-    let mut command = tool("dbus-daemon");
-    command.args(["--config-file", BUS_CONFIG, "--nofork", "--nopidfile", "--print-address"]);
-    let started = now();
-    let bus = Program::start(host, "dbus-daemon", command)?;
-    bus.wait_for_line("its address", started, |line| line.contains(BUS))?;
     for managed in interfaces {
-        host.write(&network_path(managed), network(managed))?;
+        host.write(&network_path(managed.interface), network(managed))?;
     }
     // It waits for udev where /sys can be written (sd-device, `udev_available`).
-    host.command("mount", &["-o", "remount,ro", "/sys"])?;
-    let mut command = Command::new("/lib/systemd/systemd-networkd");
-    command.env_remove("NOTIFY_SOCKET").env_remove("JOURNAL_STREAM").env("SYSTEMD_LOG_TARGET", "console");
-    let daemon = Program::start(host, "systemd-networkd", command)?;
-    Ok(vec![("", bus), ("", daemon)])
+    host.command("mount", &["-o", "remount,ro", "/sys"]).map(drop)
 }
 
-fn network_path(managed: &Managed) -> String {
-    format!("/run/systemd/network/10-{}.network", managed.interface)
+fn networkd(host: &Host) -> Result<Program> {
+    let mut command = Command::new("/lib/systemd/systemd-networkd");
+    command.env_remove("NOTIFY_SOCKET").env_remove("JOURNAL_STREAM").env("SYSTEMD_LOG_TARGET", "console");
+    Program::start(host, "systemd-networkd", command)
+}
+
+fn network_path(interface: &str) -> String {
+    format!("/run/systemd/network/10-{interface}.network")
 }
 
 /// systemd.network(5).

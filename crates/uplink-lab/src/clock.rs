@@ -8,8 +8,10 @@ use std::time::Duration;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkMessage;
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
+use nix::unistd::Pid;
 use uplink_core::time::Instant;
 
 use crate::error::{Doing, Result};
@@ -75,19 +77,25 @@ impl std::fmt::Display for Lateness {
     }
 }
 
-/// Measures how late the machine itself is, so that it can be printed beside every figure of time:
-/// a thread sleeps 5 ms, again and again, at ordinary priority.
+/// Measures how late the machine itself is, so that it can be printed beside every figure of time: on
+/// each processor a thread sleeps 5 ms, again and again, at ordinary priority. On each, because one may
+/// wake nobody while the other does: Linux 6.18 was seen to leave all such threads of a processor,
+/// whatever their niceness, behind a busy loop for eleven seconds.
 #[derive(Debug)]
 pub struct Lag {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Vec<Duration>>>,
+    threads: Vec<JoinHandle<Vec<Duration>>>,
 }
 
 impl Lag {
     /// Starts measuring.
     #[must_use]
     pub fn start() -> Self {
-        Self::beside(|| ())
+        let mut lag = Self { stop: Arc::default(), threads: Vec::new() };
+        for processor in processors() {
+            lag.sample(processor, || ());
+        }
+        lag
     }
 
     /// Starts measuring, also how long the kernel's lock of links and routes (rtnl) is not to be had: it
@@ -99,20 +107,23 @@ impl Lag {
         let mut socket = Socket::new(NETLINK_ROUTE).doing("open a netlink socket")?;
         socket.bind_auto().doing("bind a netlink socket")?;
         let mut turn = 0;
-        Ok(Self::beside(move || {
+        let mut lag = Self::start();
+        lag.sample(ANY_PROCESSOR, move || {
             turn = (turn + 1) % TURNS;
             if turn == 0 {
                 // Whatever it answers, it answers with the lock held (rtnl_getlink in net/core/rtnetlink.c).
                 let _ = ask_on(&socket, loopback(), 0);
             }
-        }))
+        });
+        Ok(lag)
     }
 
-    /// Starts measuring how late a sleep is, and what is done after it.
-    fn beside(mut what: impl FnMut() + Send + 'static) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
+    /// Measures in a thread of its own how late a sleep is, and what is done after it.
+    fn sample(&mut self, on: Option<CpuSet>, mut what: impl FnMut() + Send + 'static) {
+        let stopped = Arc::clone(&self.stop);
+        self.threads.push(std::thread::spawn(move || {
+            // Where that is refused it sleeps on any of them.
+            let _ = on.map(|processor| sched_setaffinity(THIS_THREAD, &processor));
             let mut samples = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 let due = now() + Duration::from_millis(5);
@@ -121,11 +132,10 @@ impl Lag {
                 samples.push(now().since(due));
             }
             samples
-        });
-        Self { stop, thread: Some(thread) }
+        }));
     }
 
-    /// Ends measuring.
+    /// Ends measuring, when all threads have woken up.
     #[must_use]
     pub fn stop(mut self) -> Lateness {
         Lateness::of(self.end())
@@ -133,8 +143,7 @@ impl Lag {
 
     fn end(&mut self) -> Vec<Duration> {
         self.stop.store(true, Ordering::Relaxed);
-        let samples = self.thread.take().and_then(|thread| thread.join().ok());
-        samples.unwrap_or_default()
+        self.threads.drain(..).flat_map(|thread| thread.join().unwrap_or_default()).collect()
     }
 }
 
@@ -142,6 +151,21 @@ impl Drop for Lag {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// The calling thread, to `sched_setaffinity(2)`.
+const THIS_THREAD: Pid = Pid::from_raw(0);
+/// No processor in particular.
+const ANY_PROCESSOR: Option<CpuSet> = None;
+
+/// The processors that we may run on, one by one; where the kernel does not say, any.
+fn processors() -> Vec<Option<CpuSet>> {
+    let Ok(all) = sched_getaffinity(THIS_THREAD) else { return vec![ANY_PROCESSOR] };
+    let alone = |number| {
+        let mut set = CpuSet::new();
+        (all.is_set(number) == Ok(true) && set.set(number).is_ok()).then_some(Some(set))
+    };
+    (0..CpuSet::count()).filter_map(alone).collect()
 }
 
 /// One in so many sleeps is followed by a question.

@@ -4,6 +4,7 @@
 //! Call [`enter()`] first in `main`; then build a [`Site`], break it, and measure.
 
 mod advertise;
+mod background;
 mod cable;
 mod changes;
 mod client;
@@ -30,9 +31,10 @@ mod sys;
 mod tree;
 
 pub use advertise::{Advertisement, RouterPreference};
+pub use background::Background;
 pub use cable::{Cable, End, Traffic};
 pub use changes::{Change, Changes, Rule};
-pub use client::{ClientKind, DhcpClient, Managed};
+pub use client::{ClientKind, DhcpClient, Managed, Order};
 pub use clock::{Lag, Lateness, Load, now, pass, sleep_until};
 pub use container::Container;
 pub use crowd::{Churn, Churned};

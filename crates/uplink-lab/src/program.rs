@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use uplink_core::time::Instant;
 
-use crate::error::{Error, Result};
+use crate::clock::{now, pass};
+use crate::error::{Doing, Error, Result};
 use crate::host::{Child, Host};
 use crate::record::Record;
 
@@ -68,6 +70,27 @@ impl Program {
     pub(crate) fn log(&self) -> String {
         let lines = self.log.all().into_iter().map(|line| format!("\n  {} {}", line.at, line.what));
         format!("{} said:{}", self.name, lines.collect::<String>())
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> Pid {
+        self.child.pid()
+    }
+
+    /// Ends it as a service manager does, and waits until it has.
+    ///
+    /// # Errors
+    /// [`Late`](Error::Late), with all that it said; it is killed then.
+    pub(crate) fn end(mut self) -> Result<()> {
+        self.signal(Signal::SIGTERM)?;
+        let end = now() + BOUND;
+        while self.child.process().try_wait().doing("wait for a program")?.is_none() {
+            if now() >= end {
+                return Err(Error::Late { what: format!("the end of {}", self.log()), bound: BOUND });
+            }
+            pass(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Sends a signal.

@@ -85,7 +85,12 @@ impl Daemon {
     ///
     /// # Errors
     /// See [`DaemonError`].
-    pub(crate) fn open(policy: Policy, config: Option<PathBuf>, dry_run: bool) -> Result<Self, DaemonError> {
+    pub(crate) fn open(
+        policy: Policy,
+        config: Option<PathBuf>,
+        dry_run: bool,
+        signals: Signals,
+    ) -> Result<Self, DaemonError> {
         let mut systemd = Systemd::new()?;
         systemd.starting(policy.boot_wait);
         withdraw(policy.mode, dry_run)?;
@@ -105,7 +110,7 @@ impl Daemon {
             applier: Applier::open()?,
             prober: Prober::new()?,
             alarm: Alarm::new()?,
-            signals: Signals::new()?,
+            signals,
             store,
             systemd,
             told: String::new(),
@@ -169,6 +174,7 @@ impl Daemon {
     /// judge is told the time in another way.
     fn decide(&mut self, news: impl IntoIterator<Item = Input>) {
         let mut inputs = self.prober.drain();
+        inputs.extend(self.observer.take_undone().map(Input::Undone));
         inputs.extend(news);
         self.core.handle_all(inputs, clock::now());
     }
@@ -348,7 +354,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// The signals that mean something to us.
-struct Signals {
+pub(crate) struct Signals {
     /// `systemctl stop`: end without a trace.
     stop: Signal,
     /// Ctrl-C: the same.
@@ -360,7 +366,11 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    /// From now on each waits until the loop takes it. To be called within the runtime.
+    ///
+    /// # Errors
+    /// The process has no file descriptor left.
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             stop: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

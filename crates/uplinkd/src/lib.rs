@@ -26,7 +26,7 @@ use clap::Parser;
 
 use cli::{Cli, Command, Run};
 use config::ConfigError;
-use daemon::{Daemon, DaemonError};
+use daemon::{Daemon, DaemonError, Signals};
 use report::varlink::{self, ServeError, Server};
 
 /// The configuration is wrong (`EX_CONFIG`, sysexits.h): starting again would not help.
@@ -82,13 +82,16 @@ enum Failure {
 }
 
 fn run(options: &Run) -> Result<(), Failure> {
-    let policy = daemon::with_mode(config::load(options.config.as_deref())?, options.dry_run);
-    capability::check(policy.mode)?;
     runtime()?.block_on(async {
+        // First of all: whoever is stopped while it begins removes what the process before left, too.
+        let signals = Signals::new()?;
+        let policy = daemon::with_mode(config::load(options.config.as_deref())?, options.dry_run);
+        capability::check(policy.mode)?;
         // Before anything is written: a second instance is refused. A dry run may stand beside it.
         let server =
             (!options.dry_run).then(|| Server::bind(Path::new(varlink::DEFAULT_PATH))).transpose()?;
-        let daemon = Daemon::open(policy, options.config.clone().map(absolute), options.dry_run)?;
+        let config = options.config.clone().map(absolute);
+        let daemon = Daemon::open(policy, config, options.dry_run, signals)?;
         if let Some(server) = server {
             tokio::spawn(server.serve(daemon.status()));
         }

@@ -5,6 +5,8 @@ use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+use serde_json::Value;
 use uplink_core::memory::Memory;
 
 /// Where systemd keeps our files of this boot, when it does not say. In memory, never on a disk: a
@@ -44,7 +46,12 @@ impl Store {
             Err(error) => self.unusable(&error),
             Ok(_) if bytes.len() as u64 > MAX_FILE => self.unusable(&"it is too large"),
             Ok(_) => match parse(&bytes) {
-                Ok(memory) => return memory,
+                Ok(Parsed { memory, unread }) => {
+                    for what in unread {
+                        tracing::warn!("{} has {what} that is not understood: left out", self.path.display());
+                    }
+                    return memory;
+                }
                 Err(error) => self.unusable(&error),
             },
         }
@@ -80,9 +87,42 @@ impl Store {
     }
 }
 
-/// What the file says.
-pub(crate) fn parse(bytes: &[u8]) -> serde_json::Result<Memory> {
-    serde_json::from_slice(bytes)
+/// What a file says, and what of it was not understood.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Parsed {
+    /// What was.
+    pub(crate) memory: Memory,
+    /// What was not, in words.
+    pub(crate) unread: Vec<String>,
+}
+
+/// The file, its paths not looked into yet.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Paths {
+    boot_id: String,
+    ready: bool,
+    paths: Vec<Value>,
+}
+
+/// What the file says. Another version may have written it: what it knew of one path is no reason to
+/// forget the others, nor its gateway the damping.
+pub(crate) fn parse(bytes: &[u8]) -> serde_json::Result<Parsed> {
+    let Paths { boot_id, ready, paths } = serde_json::from_slice(bytes)?;
+    let mut parsed = Parsed { memory: Memory { boot_id, ready, paths: Vec::new() }, unread: Vec::new() };
+    for mut path in paths {
+        let name = path.get("uplink").and_then(Value::as_str).unwrap_or("?").to_owned();
+        let mut read = serde_json::from_value(path.clone());
+        if read.is_err() && path.as_object_mut().is_some_and(|path| path.remove("gateway").is_some()) {
+            read = serde_json::from_value(path);
+            parsed.unread.extend(read.is_ok().then(|| format!("a gateway of {name}")));
+        }
+        match read {
+            Ok(path) => parsed.memory.paths.push(path),
+            Err(_) => parsed.unread.push(format!("a path of {name}")),
+        }
+    }
+    Ok(parsed)
 }
 
 /// Names this boot of the machine; empty if the kernel does not say.
@@ -151,13 +191,28 @@ mod tests {
     fn what_is_damaged_or_too_large_is_nothing() {
         let (store, folder) = store("damaged");
         fs::create_dir_all(&folder).unwrap();
-        let gateway =
-            br#"{"paths":[{"uplink":"x","family":"ipv4","falls":[],"returning":false,"gateway":{}}]}"#;
-        for bytes in [&b"{\"boot_id\": \"x"[..], b"", b"\xff", b"[]", gateway, &[b' '; 300_000]] {
+        for bytes in [&b"{\"boot_id\": \"x"[..], b"", b"\xff", b"7", b"{\"paths\": 7}", &[b' '; 300_000]] {
             fs::write(&store.path, bytes).unwrap();
             assert_eq!(store.read(), Memory::default());
         }
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_read_as_far_as_it_is_understood() {
+        let fallen = r#""family":"ipv4","falls":[7],"returning":true"#;
+        let written = format!(
+            r#"{{"version":9,"boot_id":"b","ready":true,"paths":[
+                {{"uplink":"older",{fallen}}},
+                {{"uplink":"newer",{fallen},"gateway":{{"hops":[]}},"more":1}},
+                {{"uplink":"strange","family":"ipx"}}, 7]}}"#
+        );
+        let Parsed { memory, unread } = parse(written.as_bytes()).unwrap();
+        assert_eq!((memory.boot_id.as_str(), memory.ready), ("b", true));
+        let falls: Vec<_> =
+            memory.paths.iter().map(|path| (path.uplink.as_str(), path.falls.len())).collect();
+        assert_eq!(falls, [("older", 1), ("newer", 1)]);
+        assert_eq!(unread, ["a gateway of newer", "a path of strange", "a path of ?"]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ impl Core {
             pin: self.snapshot.as_ref().and_then(|snapshot| current_pin(snapshot, state.family)),
             aside: state.aside,
             path_rules: self.path_rules_state(state, self.clock.awake(now)),
+            undone_by: state.undone_by(),
         });
         Status {
             now,

@@ -16,6 +16,7 @@ use crate::policy::{Mode, PathRules};
 use crate::snapshot::{Attributes, Family, Hop, Prefix};
 use crate::status::{Aside, Notice};
 use crate::time::Instant;
+use crate::undone::Undone;
 
 /// So often we try to remove what is ours when we end: others may write at the same moment.
 const LAST_ROUNDS: usize = 3;
@@ -120,7 +121,8 @@ impl Core {
         state.aside = planned.aside;
         let told = std::mem::replace(&mut state.dry, ops.clone());
         if let Some(aside) = aside_changed {
-            self.tell(Notice::Aside { family, aside }, now);
+            let by = self.family(family).undone_by();
+            self.tell(Notice::Aside { family, aside, by }, now);
         }
         // What would go at the end is what would have been written, which was told.
         let ending = self.stopping.is_some();
@@ -272,6 +274,12 @@ impl FamilyState {
         self.contest.moved();
         self.ways.moved();
         self.paths.moved();
+    }
+
+    /// Who undoes the pin, while we stand aside for that.
+    pub(super) fn undone_by(&self) -> Option<Undone> {
+        let contest = self.aside == Some(Aside::Contest);
+        contest.then(|| self.contest.undone_by().cloned()).flatten()
     }
 
     const fn part(&mut self, part: Part) -> &mut Contest {

@@ -8,6 +8,8 @@ use crate::time::Instant;
 
 /// Falls within this time double the wait.
 const FALLS_COUNT_FOR: Duration = Duration::from_secs(600);
+/// No more falls are remembered; more would not make the wait longer.
+const FALLS_MAX: usize = 17;
 /// No wait is longer, unless the operator's own is.
 const LONGEST: Duration = Duration::from_secs(600);
 
@@ -37,6 +39,7 @@ impl Comeback {
     pub(crate) fn fall(&mut self, now: Instant) {
         self.fell = true;
         self.falls.retain(|fall| now.since(*fall) < FALLS_COUNT_FOR);
+        self.falls.drain(..(self.falls.len() + 1).saturating_sub(FALLS_MAX));
         self.falls.push(now);
         self.well_since = None;
     }
@@ -96,7 +99,7 @@ impl Comeback {
     /// than on its neighbours, so that a rack does not move as one.
     fn wait(&self, now: Instant, limits: Limits) -> Duration {
         let recent = self.falls.iter().filter(|fall| now.since(**fall) < FALLS_COUNT_FOR).count();
-        let doublings = u32::try_from(recent.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
+        let doublings = u32::try_from(recent.min(FALLS_MAX).saturating_sub(1)).unwrap_or(0);
         let most = LONGEST.max(limits.return_after);
         let wait = limits.return_after.saturating_mul(1 << doublings).min(most);
         wait + wait / 10 * limits.spread / 1024

@@ -34,6 +34,8 @@ pub(crate) struct Message<'a> {
     pub(crate) flags: u16,
     /// The number of the request that it answers.
     pub(crate) sequence: u32,
+    /// The port of the socket whose request it answers, or whose act it tells; 0 is the kernel itself.
+    pub(crate) port: u32,
     /// What follows the netlink header.
     pub(crate) payload: &'a [u8],
 }
@@ -42,7 +44,7 @@ pub(crate) struct Message<'a> {
 impl<'a> Message<'a> {
     /// A message as it comes from a multicast group.
     pub(crate) const fn told(kind: u16, flags: u16, payload: &'a [u8]) -> Self {
-        Self { kind, flags, sequence: 0, payload }
+        Self { kind, flags, sequence: 0, port: 0, payload }
     }
 }
 
@@ -69,6 +71,7 @@ pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'
             kind: frame.message_type(),
             flags: frame.flags(),
             sequence: frame.sequence_number(),
+            port: frame.port_number(),
             payload: frame.payload(),
         };
         let length = usize::try_from(frame.length()).unwrap_or(usize::MAX);

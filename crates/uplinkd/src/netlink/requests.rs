@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     fn answer(kind: u16, flags: u16, payload: &[u8]) -> Result<(), RequestError> {
-        verdict(&Message { kind, flags, sequence: 1, payload })
+        verdict(&Message { kind, flags, sequence: 1, port: 0, payload })
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod pci;
 mod route;
 mod rule;
 mod state;
+mod undone;
 
 use std::io;
 use std::time::Duration;
@@ -26,12 +27,14 @@ use netlink_packet_route::rule::RuleMessage;
 use nix::libc;
 use uplink_core::snapshot::{Address, Family, Link, Rule, Snapshot, Tracking, protocol};
 use uplink_core::time::Instant;
+use uplink_core::undone::Undone;
 
 use crate::clock;
 use crate::netlink::{Event, Events, Malformed, Message, RequestError, Requests, address_family};
 use crate::nftables::{self, Generations, Nftables};
 use route::Kept;
 use state::{Effect, Read, State};
+use undone::Undoings;
 
 /// How many unreadable messages lead to a fresh look, in the life of a process. Each may hide a
 /// change; but a kernel that never sends readable ones must not make us read tables for ever.
@@ -82,6 +85,7 @@ pub(crate) struct Observer {
     /// None where the kernel has no netfilter, or we may not ask it.
     nftables: Option<(Nftables, Generations)>,
     state: State,
+    undoings: Undoings,
     malformed_looks: u32,
     look_due: bool,
     /// When a route may vanish without a message, because it was laid for so long.
@@ -108,6 +112,7 @@ impl Observer {
             leases,
             nftables: Nftables::open().ok().zip(Generations::open().ok()),
             state,
+            undoings: Undoings::default(),
             malformed_looks: MALFORMED_LOOKS,
             look_due: true,
             ends_at: Instant::NEVER,
@@ -155,7 +160,7 @@ impl Observer {
         let mut effect = Effect::default();
         let changed = self.nftables.as_mut().is_some_and(|(_, generations)| generations.drain());
         effect.tracking |= changed;
-        let (state, looks) = (&mut self.state, &mut self.malformed_looks);
+        let (state, undoings, looks) = (&mut self.state, &mut self.undoings, &mut self.malformed_looks);
         let mut unreadable = || {
             let look = *looks > 0;
             *looks = looks.saturating_sub(1);
@@ -163,7 +168,10 @@ impl Observer {
         };
         let take = |event: Event<'_>| {
             let more = match event {
-                Event::Message(message) => state.take(&message).unwrap_or_else(|Malformed| unreadable()),
+                Event::Message(message) => {
+                    undoings.note(&message, state.snapshot());
+                    state.take(&message).unwrap_or_else(|Malformed| unreadable())
+                }
                 Event::Malformed => unreadable(),
                 Event::Overrun => Effect::LOOK,
             };
@@ -175,6 +183,11 @@ impl Observer {
             effect.changed |= self.state.replace_leases(leases);
         }
         Ok(self.follow(effect))
+    }
+
+    /// Who undid our pin since this was asked last, as far as the events told.
+    pub(crate) fn take_undone(&mut self) -> impl Iterator<Item = Undone> + use<> {
+        self.undoings.take()
     }
 
     /// Reads what events only hint at.
@@ -320,7 +333,9 @@ impl Observer {
         request.header.address_family = address_family(family);
         request.header.protocol = protocol.unwrap_or_default().into();
         let request = RouteNetlinkMessage::GetRoute(request);
-        self.read("routes", &request, |m| of(family, m).and_then(|m| route::decode(m.payload).ok()?))
+        self.read("routes", &request, |m| {
+            of(family, m).and_then(|m| route::decode(m.payload).ok()?).filter(|kept| !kept.is_elsewhere())
+        })
     }
 
     fn read_rules(&mut self) -> Result<Vec<Rule>, ObserveError> {
@@ -370,6 +385,7 @@ pub(crate) fn any_datagram(datagram: &[u8]) -> Snapshot {
         if message.kind == libc::RTM_NEWRULE {
             rules.extend(rule::decode(message.payload).ok().flatten());
         }
+        let _ = undone::undoing(&message, state.snapshot());
         let _ = state.take(&message);
     }
     state.replace_rules(rules);
@@ -381,6 +397,7 @@ pub(crate) fn any_datagram(datagram: &[u8]) -> Snapshot {
 pub(crate) fn any_file(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
     pci::any_value(text);
+    let _ = undone::name(text);
     lease::any_file(text);
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use netlink_packet_core::NLA_HEADER_SIZE;
 use nix::libc;
 use uplink_core::snapshot::{
-    Attributes, Family, Hop, LinkIndex, Prefix, Route, RouteKind, RouterPreference, Weight, protocol,
+    Attributes, Family, Hop, LinkIndex, Prefix, Route, RouteKind, RouterPreference, TABLE_MAIN, Weight,
+    protocol,
 };
 
 use super::ip;
@@ -45,6 +46,13 @@ impl Kept {
     /// to a minute later. Of several hops each has a life of its own, of which only one is told.
     pub(super) fn is_over(&self) -> bool {
         self.life == Some(Life::Over) && self.route.hops.len() < 2
+    }
+
+    /// It decides nothing: somebody else's default route in a table of theirs. A host with many VPNs or
+    /// tenants has thousands.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        let Route { table, protocol, .. } = self.route;
+        self.route.is_default() && table != TABLE_MAIN && protocol != protocol::UPLINKD
     }
 }
 

@@ -290,6 +290,11 @@ impl State {
     /// Follows what the kernel does with a new route: `fib_table_insert` (net/ipv4/fib_trie.c) and
     /// `fib6_add_rt2node` (net/ipv6/ip6_fib.c). Where that is not certain, everything is read again.
     fn add_route(&mut self, kept: Kept, flags: u16) -> Effect {
+        if kept.is_elsewhere() {
+            // Unless it stands in the place of an own route.
+            let (start, end) = self.group(&kept.route);
+            return if start < end { Effect::LOOK } else { Effect::NONE };
+        }
         self.note_end(&kept);
         let Kept { route, nexthop, .. } = kept;
         self.nexthops.extend(nexthop);
@@ -579,6 +584,24 @@ mod tests {
         assert_eq!(gateways(&state), ["10.0.0.2"]);
         tell(&mut state, RTM_NEWROUTE, ADD, &one);
         assert_eq!(tell(&mut state, RTM_NEWROUTE, replace, &three), Effect::LOOK);
+    }
+
+    #[test]
+    fn foreign_default_routes_in_other_tables_are_not_kept_unless_they_displace_ours() {
+        let mut state = state();
+        let elsewhere = |gateway| {
+            let mut route = default_route(1, gateway, 1);
+            route.header.table = 100;
+            route
+        };
+        let theirs = elsewhere("10.0.0.1");
+        assert_eq!(tell(&mut state, RTM_NEWROUTE, ADD, &theirs), Effect::NONE);
+        assert_eq!(tell(&mut state, RTM_DELROUTE, 0, &theirs), Effect::NONE);
+        assert!(kept(&theirs).is_elsewhere());
+        let ours = of_protocol(elsewhere("10.0.0.2"), protocol::UPLINKD);
+        assert_eq!(tell(&mut state, RTM_NEWROUTE, ADD, &ours), Effect::CHANGED);
+        assert_eq!(gateways(&state), ["10.0.0.2"]);
+        assert_eq!(tell(&mut state, RTM_NEWROUTE, NLM_F_REPLACE, &theirs), Effect::LOOK);
     }
 
     #[test]

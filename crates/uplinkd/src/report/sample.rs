@@ -13,6 +13,7 @@ use uplink_core::status::{
     PathStatus, Reason, Status, TargetStatus, UplinkStatus,
 };
 use uplink_core::time::Instant;
+use uplink_core::undone::{Program, Undoing, Undone};
 
 /// A moment.
 fn at(seconds: u64) -> Instant {
@@ -39,6 +40,7 @@ pub(crate) fn status() -> Status {
                 pin: Some(pin()),
                 aside: None,
                 path_rules: PathRulesState::Connections,
+                undone_by: None,
             },
             FamilyStatus {
                 family: Family::Ipv6,
@@ -48,6 +50,7 @@ pub(crate) fn status() -> Status {
                 pin: None,
                 aside: None,
                 path_rules: PathRulesState::Sources,
+                undone_by: Some(undone()),
             },
         ],
         uplinks: uplinks(),
@@ -62,6 +65,11 @@ pub(crate) fn status() -> Status {
 fn pin() -> OwnRoute {
     let hop = Hop { link: LinkIndex(3), gateway: Some(ip("10.0.120.1")) };
     OwnRoute::new(Family::Ipv4, TABLE_MAIN, 98, hop, Attributes::default())
+}
+
+fn undone() -> Undone {
+    let by = Program { process: 4711, name: Some("dhclient".to_owned()) };
+    Undone { family: Family::Ipv6, how: Undoing::DeletesPin { table: TABLE_MAIN }, by }
 }
 
 fn uplinks() -> Vec<UplinkStatus> {
@@ -160,7 +168,7 @@ pub(crate) fn notices() -> Vec<Notice> {
         },
         Notice::Wrote { op: Op::AddRoute(pin()), dry: false },
         Notice::Refused { op: Op::DeleteRoute(pin()), outcome: Outcome::Refused(1) },
-        Notice::Aside { family, aside: Some(Aside::Contest) },
+        Notice::Aside { family, aside: Some(Aside::Contest), by: Some(undone()) },
         Notice::Asleep(Duration::from_millis(700)),
         Notice::Ready,
     ]

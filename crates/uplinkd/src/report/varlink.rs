@@ -10,9 +10,10 @@ mod call;
 mod tests;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,6 +30,9 @@ pub(crate) const DEFAULT_PATH: &str = "/run/uplinkd/io.uplinkd";
 /// The most clients at one time: a person, a few collectors, and some to spare.
 const MAX_CLIENTS: usize = 16;
 
+/// The length of a process's number and a line's end.
+const MAX_HOLDER: u64 = 16;
+
 /// The largest request, in bytes. Ours have less than a hundred.
 const MAX_REQUEST: u64 = 64 * 1024;
 
@@ -36,8 +40,14 @@ const MAX_REQUEST: u64 = 64 * 1024;
 #[derive(Debug, Error)]
 pub(crate) enum ServeError {
     /// Another process serves it.
-    #[error("another uplinkd is running: it holds {}; stop it first", .0.display())]
-    Running(PathBuf),
+    #[error("another uplinkd is running{}: it holds {}; stop it first",
+        process.map(|id| format!(" as process {id}")).unwrap_or_default(), path.display())]
+    Running {
+        /// The socket.
+        path: PathBuf,
+        /// The process, if it has written its number down already.
+        process: Option<u32>,
+    },
     /// Something that is not a socket stands in its place.
     #[error("{} is not a socket; remove it", .0.display())]
     Taken(PathBuf),
@@ -112,19 +122,28 @@ impl Drop for Server {
     }
 }
 
-/// The lock beside the socket; only we can open it.
+/// The lock beside the socket, with the number of who holds it; only we can open it.
 fn lock(path: &Path) -> Result<File, ServeError> {
     let refused = |source| ServeError::Refused { path: path.to_owned(), source };
-    let lock = OpenOptions::new()
+    let mut lock = OpenOptions::new()
         .create(true)
         .truncate(false)
+        .read(true)
         .write(true)
         .mode(0o600)
         .open(path.with_added_extension("lock"))
         .map_err(refused)?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(ServeError::Running(path.to_owned())),
+        Ok(()) => {
+            lock.set_len(0).and_then(|()| writeln!(lock, "{}", process::id())).map_err(refused)?;
+            Ok(lock)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            // Whoever cannot be named holds it all the same.
+            let _ = lock.take(MAX_HOLDER).read_to_string(&mut holder);
+            Err(ServeError::Running { path: path.to_owned(), process: holder.trim().parse().ok() })
+        }
         Err(TryLockError::Error(error)) => Err(refused(error)),
     }
 }

@@ -12,7 +12,7 @@ use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
 use uplink_lab::{
     Change, ClientKind, DhcpClient, DhcpServer, Gap, Lag, Managed, Offer, Route, RouterAdvertiser, Site,
-    StreamReport, Uplink, now, pass,
+    Stamped, Stream, StreamReport, Uplink, Way, now, pass,
 };
 
 use crate::scene::{BRISK, INTERNET, Outcome, PCI, SOON, Scene, trial};
@@ -27,18 +27,26 @@ const CLIENT: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_mins(30);
 /// For how long packets may be under way on a busy machine.
 const UNDER_WAY: Duration = Duration::from_millis(100);
+/// For how long NetworkManager keeps an address that it may not have any longer; otherwise for long.
+const GRACE: Duration = Duration::from_secs(2);
 /// A pause between what others do.
 const PAUSE: Duration = Duration::from_millis(300);
 
 type Test = fn(ClientKind) -> Outcome;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    use ClientKind::{Dhclient, Networkd, Udhcpc};
-    let all = &ClientKind::ALL[..];
+    use ClientKind::{Dhclient, NetworkManager, Networkd, Udhcpc};
+    // That of ifupdown is dhclient.
+    let all = &[Networkd, NetworkManager, Udhcpc, Dhclient][..];
     // dhclient's script lays routes with a new address only, and metrics are none of its business.
-    let by_route = &[Networkd, Udhcpc][..];
+    let by_route = &[Networkd, NetworkManager, Udhcpc][..];
+    let by_option = &[Networkd, NetworkManager][..];
     let tests: [(&str, &[ClientKind], Test); 14] = [
-        ("leases renewed unchanged: nothing is lost, no route changes", &[Networkd, Dhclient], renewed),
+        (
+            "leases renewed unchanged: nothing is lost, no route changes",
+            &[Networkd, NetworkManager, Dhclient],
+            renewed,
+        ),
         (
             "leases renewed unchanged, placement table: nothing is lost, no route changes",
             &[Udhcpc],
@@ -50,13 +58,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("management gets another address: the port carries on", all, mgmt_address),
         ("port gets another gateway: followed at once", by_route, port_gateway),
         ("management gets another gateway in an outage: followed at once", by_route, mgmt_gateway),
-        ("port gets a metric ahead of all: the port carries on", &[Networkd], port_metric),
-        ("management gets a metric ahead of all: the port carries on", &[Networkd], mgmt_metric),
+        ("port gets a metric ahead of all: the port carries on", by_option, port_metric),
+        ("management gets a metric ahead of all: the port carries on", by_option, mgmt_metric),
         ("port's lease is refused, then given again: management at once, and back", all, refused),
-        ("option 121 and no router: the next hop is the gateway, also another one", &[Networkd], option_121),
+        ("option 121 and no router: the next hop is the gateway, also another one", by_option, option_121),
         (
             "no router, and a route to the name server: not a gateway; a router later: taken",
-            &[Networkd],
+            by_option,
             no_router,
         ),
         ("port's router withdrawn, then advertised again: management at once, and back", by_route, withdrawn),
@@ -97,7 +105,7 @@ fn renewed_in_outage(kind: ClientKind) -> Outcome {
     leased.client.renew(&leased.scene.site.worker, "port")?;
     leased.client.renew(&leased.scene.site.worker, "mgmt")?;
     leased.servers[1].wait_for_lease(outage.end)?;
-    leased.settled("mgmt", outage.end);
+    leased.settled(Family::Ipv4, &["mgmt"], outage.end);
     leased.wrote_nothing(outage.end)?;
     leased.scene.come_back()?;
     leased.finish(&[outage])
@@ -160,6 +168,9 @@ fn mgmt_metric(kind: ClientKind) -> Outcome {
 
 fn refused(kind: ClientKind) -> Outcome {
     let leased = Leased::start(kind, BRISK)?;
+    if kind == ClientKind::NetworkManager {
+        leased.client.give_up_after(&leased.scene.site.worker, "port", GRACE)?;
+    }
     let nothing = Offer { address: None, ..last(leased.port()) };
     let is_gone = |change: &Change| {
         matches!(change, Change::AddressDeleted { .. }) && is_theirs(change, Family::Ipv4, "port")
@@ -225,12 +236,12 @@ fn withdrawn(kind: ClientKind) -> Outcome {
 }
 
 /// A scene whose worker has all its addresses and routes from leases and advertisements.
-struct Leased {
+pub(crate) struct Leased {
     kind: ClientKind,
-    scene: Scene,
-    client: DhcpClient,
+    pub(crate) scene: Scene,
+    pub(crate) client: DhcpClient,
     /// The port's, then management's.
-    servers: [DhcpServer; 2],
+    pub(crate) servers: [DhcpServer; 2],
     /// As the servers.
     routers: Vec<RouterAdvertiser>,
     /// From here on all that is needed is there: systemd-networkd may still have been looking for
@@ -239,14 +250,18 @@ struct Leased {
 }
 
 impl Leased {
-    fn start(kind: ClientKind, toml: &str) -> Result<Self, Failed> {
+    pub(crate) fn start(kind: ClientKind, toml: &str) -> Result<Self, Failed> {
         let leased = Self::offered(kind, toml, Offer::of)?;
         leased.scene.leads_to("port")?;
         Ok(leased)
     }
 
     /// With another offer on the port.
-    fn offered(kind: ClientKind, toml: &str, offer: impl Fn(&Uplink) -> Offer) -> Result<Self, Failed> {
+    pub(crate) fn offered(
+        kind: ClientKind,
+        toml: &str,
+        offer: impl Fn(&Uplink) -> Offer,
+    ) -> Result<Self, Failed> {
         let site = Site::builder().without_addresses().build()?;
         site.worker.give_pci("port", PCI)?;
         let servers = [
@@ -257,8 +272,8 @@ impl Leased {
             .map(|uplink| Managed { interface: uplink.interface, metric: uplink.metric });
         for Managed { interface, metric } in &managed {
             let of = |name| format!("net/ipv6/conf/{interface}/{name}");
-            // systemd-networkd takes advertisements itself.
-            site.worker.sysctl(&of("accept_ra"), if kind == ClientKind::Networkd { "0" } else { "1" })?;
+            let takes_advertisements = matches!(kind, ClientKind::Networkd | ClientKind::NetworkManager);
+            site.worker.sysctl(&of("accept_ra"), if takes_advertisements { "0" } else { "1" })?;
             site.worker.sysctl(&of("ra_defrtr_metric"), &metric.to_string())?;
         }
         let client = DhcpClient::start(kind, &site.worker, &managed)?;
@@ -276,11 +291,11 @@ impl Leased {
         Ok(leased)
     }
 
-    fn port(&self) -> &Uplink {
+    pub(crate) fn port(&self) -> &Uplink {
         &self.scene.site.port
     }
 
-    fn mgmt(&self) -> &Uplink {
+    pub(crate) fn mgmt(&self) -> &Uplink {
         &self.scene.site.mgmt
     }
 
@@ -296,7 +311,7 @@ impl Leased {
             }
             for interface in ["port", "mgmt"] {
                 self.client.wait_for_lease(interface, moment)?;
-                self.settled(interface, moment);
+                self.settled(Family::Ipv4, &[interface], moment);
             }
         }
         Ok(since)
@@ -316,7 +331,7 @@ impl Leased {
     }
 
     /// As [`Scene::fail_over`]; gives the outage.
-    fn fail_over(&self) -> Result<Range<Instant>, Failed> {
+    pub(crate) fn fail_over(&self) -> Result<Range<Instant>, Failed> {
         let fault = now();
         self.scene.fail_over()?;
         Ok(fault..now())
@@ -326,7 +341,7 @@ impl Leased {
         self.servers.iter().map(DhcpServer::log).collect()
     }
 
-    fn wrote_nothing(&self, since: Instant) -> Outcome {
+    pub(crate) fn wrote_nothing(&self, since: Instant) -> Outcome {
         let writes = self.scene.writes(since)?;
         if writes.is_empty() { Ok(()) } else { Err(self.scene.explain(&format!("written: {writes:?}"))) }
     }
@@ -357,40 +372,60 @@ impl Leased {
     /// is allowed, every packet arrives. Gives the time until then.
     fn changed(
         &self,
-        interface: &str,
+        interface: &'static str,
         act: impl FnOnce() -> Result<Instant, Failed>,
         is_done: impl Fn(&Change) -> bool,
     ) -> Result<Range<Instant>, Failed> {
-        let lag = Lag::of_kernel()?;
-        let since = act()?;
-        if let Err(error) = self.scene.changes.wait_for("the client's change", since, CLIENT, is_done) {
-            return Err(self.scene.explain(&format!("{error}\n{}{}", self.client.log(), self.servers_log())));
-        }
-        let last = self.settled(interface, since);
-        let late = lag.stop().max;
-        let report = self.scene.streams[0].report();
-        let ends = report.gaps.iter().map(|gap| gap.at + gap.length);
-        let took = ends.map(|end| end.since(last)).max().unwrap_or_default();
-        let lost: u64 = report.gaps.iter().filter(|gap| gap.at >= since).map(|gap| gap.packets).sum();
-        println!(
-            "{}: the client changed {interface} for {:?}, {lost} packets lost; an uplink carried traffic {took:?} \
-             after its last change; the machine was {late:?} late",
-            self.kind,
-            last.since(since),
-        );
-        // The kernel's news, a question, its answer and the write wait for the machine, each.
-        let bound = AT_ONCE + late * 4;
-        if took <= bound {
-            return Ok(since..last + bound);
-        }
-        Err(self.scene.explain(&format!("traffic only {took:?} after {last}, the machine {late:?} late")))
+        self.endures(&[Family::Ipv4], &[interface], || {
+            let since = act()?;
+            let done = self.scene.changes.wait_for("the client's change", since, CLIENT, is_done);
+            match done {
+                Ok(_) => Ok(since),
+                Err(error) => Err(self.told(&error.to_string())),
+            }
+        })
     }
 
-    /// When others changed something about IPv4 on an interface last, once they are done.
-    fn settled(&self, interface: &str, since: Instant) -> Instant {
+    /// Lets somebody change something on these interfaces to the end, and checks that in these families
+    /// every packet arrives from the last change on, and the time that is allowed. `act` gives when it
+    /// began. Gives the time until then.
+    pub(crate) fn endures(
+        &self,
+        families: &[Family],
+        interfaces: &[&str],
+        act: impl FnOnce() -> Result<Instant, Failed>,
+    ) -> Result<Range<Instant>, Failed> {
+        let lag = Lag::of_kernel()?;
+        let since = act()?;
+        let lasts: Vec<Instant> = families.iter().map(|&of| self.settled(of, interfaces, since)).collect();
+        let late = lag.stop().max;
+        // The kernel's news, a question, its answer and the write wait for the machine, each.
+        let bound = AT_ONCE + late * 4;
+        for (&family, &last) in families.iter().zip(&lasts) {
+            let report = self.scene.streams[usize::from(family == Family::Ipv6)].report();
+            let ends = report.gaps.iter().map(|gap| gap.at + gap.length);
+            let took = ends.map(|end| end.since(last)).max().unwrap_or_default();
+            let lost: u64 = report.gaps.iter().filter(|gap| gap.at >= since).map(|gap| gap.packets).sum();
+            println!(
+                "{}: {interfaces:?} changed for {:?} in {family}, {lost} packets lost; an uplink carried \
+                 traffic {took:?} after the last change; the machine was {late:?} late",
+                self.kind,
+                last.since(since),
+            );
+            if took > bound {
+                let what = format!("{family}: traffic only {took:?} after {last}, the machine {late:?} late");
+                return Err(self.told(&what));
+            }
+        }
+        Ok(since..lasts.into_iter().max().unwrap_or(since) + bound)
+    }
+
+    /// When others changed something about a family on these interfaces last, once they are done.
+    fn settled(&self, family: Family, interfaces: &[&str], since: Instant) -> Instant {
+        let is_theirs = |change: &Change| interfaces.iter().any(|of| is_theirs(change, family, of));
         loop {
             let changes = self.scene.changes.since(since);
-            let last = changes.iter().rev().find(|change| is_theirs(&change.what, Family::Ipv4, interface));
+            let last = changes.iter().rev().find(|change| is_theirs(&change.what));
             let last = last.map_or(since, |change| change.at);
             let quiet = now().since(last);
             if quiet >= DONE {
@@ -400,8 +435,13 @@ impl Leased {
         }
     }
 
+    /// A failure with what everybody said beside it.
+    pub(crate) fn told(&self, what: &str) -> Failed {
+        self.scene.explain(&format!("{what}\n{}{}", self.client.log(), self.servers_log()))
+    }
+
     /// Waits for a pause in which nothing of this sort changes.
-    fn quiet(&self, is_it: fn(&Change) -> bool) -> Outcome {
+    pub(crate) fn quiet(&self, is_it: fn(&Change) -> bool) -> Outcome {
         self.scene.until("a pause", || {
             let recent = self.scene.changes.since(now() - PAUSE);
             Ok(!recent.iter().any(|change| is_it(&change.what)))
@@ -410,27 +450,38 @@ impl Leased {
 
     /// As [`Scene::finish_among`], at a moment when nobody else changes anything; nothing was lost but
     /// in these outages.
-    fn finish(self, outages: &[Range<Instant>]) -> Outcome {
-        let log = self.scene.explain("packets were lost");
+    pub(crate) fn finish(self, outages: &[Range<Instant>]) -> Outcome {
+        self.finish_taken(outages, &[])
+    }
+
+    /// As [`finish`](Self::finish), where at these times the client had taken all addresses away: then
+    /// lookups failed, too.
+    pub(crate) fn finish_taken(mut self, outages: &[Range<Instant>], taken: &[Range<Instant>]) -> Outcome {
         self.quiet(|change| change.protocol() != Some(protocol::UPLINKD))?;
-        let begun = self.begun;
-        let ending = self.scene.finish_among()?;
+        let foreign = self.scene.foreign()?;
+        self.scene.stop_with(&foreign)?;
         // Packets that are under way when a fault begins are lost, too.
-        let expected = |gap: &Gap| {
-            let during = |outage: &Range<Instant>| outage.start - UNDER_WAY <= gap.at && gap.at < outage.end;
-            gap.at < begun || outages.iter().any(during)
+        let within = |at: Instant, outage: &Range<Instant>| outage.start - UNDER_WAY <= at && at < outage.end;
+        let ways = self.scene.lookups.report().changes;
+        let is_failed = |way: &&Stamped<Way>| {
+            way.what.interface.is_err() && !taken.iter().any(|outage| within(way.at, outage))
         };
-        let lost = |stream: &StreamReport| !stream.gaps.iter().all(expected);
-        if let Some(stream) = ending.streams.iter().find(|stream| lost(stream)) {
-            let log = log.message().unwrap_or_default();
-            return Err(format!("{:?} beside {outages:?}; {:?}; {log}", stream.gaps, ending.lateness).into());
+        if let Some(failed) = ways.iter().find(is_failed) {
+            return Err(self.told(&format!("lookups failed: {failed:?}")));
         }
-        Ok(())
+        let expected = |gap: &Gap| {
+            gap.at < self.begun || outages.iter().chain(taken).any(|outage| within(gap.at, outage))
+        };
+        let streams: Vec<StreamReport> = self.scene.streams.drain(..).map(Stream::stop).collect();
+        match streams.iter().find(|stream| !stream.gaps.iter().all(expected)) {
+            None => Ok(()),
+            Some(stream) => Err(self.told(&format!("lost {:?} beside {outages:?}, {taken:?}", stream.gaps))),
+        }
     }
 }
 
 /// The usual offer, for long: the last one of a test.
-fn last(uplink: &Uplink) -> Offer {
+pub(crate) fn last(uplink: &Uplink) -> Offer {
     Offer { renew_after: Duration::from_secs(60), ..Offer::of(uplink) }
 }
 
@@ -476,15 +527,9 @@ fn is_theirs(change: &Change, family: Family, of: &str) -> bool {
 
 /// Waits until the worker has default routes: of IPv6 through both uplinks, of IPv4 through management,
 /// and an IPv4 address on the port with whatever belongs to it.
-fn await_leases(site: &Site) -> Outcome {
+pub(crate) fn await_leases(site: &Site) -> Outcome {
     let end = now() + CLIENT;
-    let has = |family: Family, interface: &str| -> Result<bool, Failed> {
-        let routes = site.worker.default_routes(family)?;
-        let through = |route: &Route| {
-            route.interface.as_deref() == Some(interface) && route.protocol != protocol::UPLINKD
-        };
-        Ok(routes.iter().any(through))
-    };
+    let has = |family, interface| has_default(site, family, interface);
     loop {
         let address = site.worker.ip("-4 -o address show dev port scope global")?;
         if has(Family::Ipv6, "port")?
@@ -500,4 +545,12 @@ fn await_leases(site: &Site) -> Outcome {
         }
         pass(Duration::from_millis(5));
     }
+}
+
+/// Somebody else laid a default route through this interface.
+pub(crate) fn has_default(site: &Site, family: Family, interface: &str) -> Result<bool, Failed> {
+    let routes = site.worker.default_routes(family)?;
+    let through =
+        |route: &Route| route.interface.as_deref() == Some(interface) && route.protocol != protocol::UPLINKD;
+    Ok(routes.iter().any(through))
 }

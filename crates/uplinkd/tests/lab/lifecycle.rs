@@ -1,18 +1,23 @@
 //! Beginnings and ends: clean stops, crashes, restarts, a second instance.
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 use nix::sys::signal::Signal;
 use uplink_core::snapshot::{Family, TABLE_MAIN, protocol};
 use uplink_core::time::Instant;
-use uplink_lab::{Change, Fault, Site, now, pass};
+use uplink_lab::{Change, Daemon, Fault, Site, now, pass};
 
 use crate::program::uplinkd;
 use crate::scene::{END, Outcome, PATIENCE, PCI, SOON, Scene, daemon, trial};
 
 /// Where one process leaves its memory for the next.
 const MEMORY: &str = "/run/uplinkd/memory.json";
+/// Where its clients connect.
+const SOCKET: &str = "/run/uplinkd/io.uplinkd";
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -24,14 +29,17 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("stopped in an outage with a pin to management: no trace", stopped_in_outage),
         trial("stopped in placement table: no trace", stopped_in_table),
         trial("stopped while standing aside: no trace, and nothing was written", stopped_aside),
-        trial("killed: the host goes on routing, the next start writes nothing", killed),
+        trial("stopped before its first decision: no trace of the process before", stopped_at_the_beginning),
+        trial("killed: the host goes on routing, the next start writes nothing", || died(Signal::SIGKILL)),
+        trial("aborted: the host goes on routing, the next start writes nothing", || died(Signal::SIGABRT)),
+        trial("out of memory: the host goes on routing, the next start writes nothing", out_of_memory),
         trial("killed fifteen times while writing: no lookup fails, no trace in the end", killed_often),
         trial("killed in the midst of moves: the next process completes them", killed_while_moving),
-        trial("restarted: no packet lost, no route written", restarted),
+        trial("restarted, also by another program file: no packet lost, no route written", restarted),
         trial("restarted in the second outage: stays on management, the wait stays doubled", damped),
         trial("stopped, and started while the port is silent: no move to it", started_while_silent),
         trial("killed before it remembered a move: the kernel's table counts", forgetful),
-        trial("memory damaged: it says so, begins afresh and keeps the pin", damaged_memory),
+        trial("memory damaged, older, of another version: it says so and keeps the pin", other_memory),
         trial("a second instance is refused, the first goes on", second_instance),
     ]
 }
@@ -107,13 +115,51 @@ fn stopped_aside() -> Outcome {
     Ok(())
 }
 
-fn killed() -> Outcome {
+/// It begins with so many leases to read that it can be stopped while it does.
+fn stopped_at_the_beginning() -> Outcome {
     let mut scene = Scene::usual()?;
-    let killed = end(&mut scene, Signal::SIGKILL)?;
+    end(&mut scene, Signal::SIGUSR2)?;
+    let log = "lease { option domain-search \"a\", \"b\", \"c\"; }\n".repeat(5_000);
+    for number in 0..40 {
+        scene.site.worker.write(&format!("/var/lib/dhcp/dhclient.{number}.leases"), &log)?;
+    }
+    scene.daemon = daemon("").start(&scene.site.worker)?;
+    scene.daemon.wait_for_note("its beginning", Instant::BOOT, SOON, |note| {
+        note.contains("waiting for the first decision")
+    })?;
+    scene.finish()?;
+    Ok(())
+}
+
+fn died(signal: Signal) -> Outcome {
+    let mut scene = Scene::usual()?;
+    let died = end(&mut scene, signal)?;
+    taken_over(scene, died)
+}
+
+/// The kernel gives it no more memory, and clients want some.
+fn out_of_memory() -> Outcome {
+    let mut scene = Scene::usual()?;
+    let (since, pid) = (now(), scene.daemon.pid().to_string());
+    scene.site.worker.command("prlimit", &["--pid", &pid, "--as=4096"])?;
+    // Each keeps as much of a request as it may have; those that come too late find nobody.
+    let socket = scene.site.worker.path(SOCKET);
+    let clients: Vec<UnixStream> = (0..16).flat_map(|_| UnixStream::connect(&socket)).collect();
+    for mut client in &clients {
+        let _ = client.write_all(&[b'x'; 60_000]);
+    }
+    let status = scene.daemon.wait_end(END)?;
+    // It aborts; where its stack is short, the kernel does it.
+    assert!(status.signal().is_some(), "{status}");
+    taken_over(scene, since)
+}
+
+/// The process died at this moment: nobody notices, and the next one has nothing to write.
+fn taken_over(mut scene: Scene, since: Instant) -> Outcome {
     scene.stays(Duration::from_millis(500))?;
     scene.start_again("")?;
     scene.stays(PATIENCE + PATIENCE / 2)?;
-    assert_eq!(scene.writes(killed)?, [], "the pin was to be taken over");
+    assert_eq!(scene.writes(since)?, [], "the pin was to be taken over");
     let ending = scene.finish()?;
     assert!(ending.streams.iter().all(|stream| stream.lost == 0), "packets were lost: {ending:?}");
     Ok(())
@@ -170,6 +216,7 @@ fn kill_in_the_act(scene: &mut Scene, since: Instant, round: usize) -> Outcome {
     Ok(())
 }
 
+/// A package upgrade puts another file in the place of the program's, and then restarts it.
 fn restarted() -> Outcome {
     let mut scene = Scene::usual()?;
     let restart = end(&mut scene, Signal::SIGUSR2)?;
@@ -177,6 +224,11 @@ fn restarted() -> Outcome {
     for family in Family::ALL {
         scene.becomes("port", family, "up")?;
     }
+    end(&mut scene, Signal::SIGUSR2)?;
+    let program = scene.site.worker.path("/run/uplinkd-upgraded");
+    std::fs::copy(env!("CARGO_BIN_EXE_uplinkd"), &program)?;
+    scene.daemon = Daemon::of("/run/uplinkd-upgraded", &["run"]).start(&scene.site.worker)?;
+    scene.daemon.wait_ready(SOON)?;
     scene.stays(PATIENCE)?;
     assert_eq!(scene.writes(restart)?, []);
     let ending = scene.finish()?;
@@ -233,17 +285,39 @@ fn forgetful() -> Outcome {
     Ok(())
 }
 
-fn damaged_memory() -> Outcome {
+fn other_memory() -> Outcome {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let of = |ready: &str, paths: &str| {
+        format!(r#"{{"version":99,"boot_id":"{}","ready":{ready},"paths":{paths}}}"#, boot.trim())
+    };
     let mut scene = Scene::usual()?;
-    let since = end(&mut scene, Signal::SIGUSR2)?;
-    scene.site.worker.write(MEMORY, "{\"boot_id\": \"")?;
-    scene.start_again("")?;
-    scene.daemon.wait_for_log("a word on the memory", since, SOON, |line| {
-        line.contains(&format!("failed to read {MEMORY}")) && line.contains("beginning without memory")
-    })?;
-    scene.stays(PATIENCE)?;
+    let since = now();
+    let nothing = "beginning without memory";
+    for (memory, told) in [
+        // Cut off, overwritten, of no version that there ever was.
+        ("{\"boot_id\": \"".to_owned(), Some(nothing)),
+        ("\0".repeat(400), Some(nothing)),
+        (of("\"yes\"", "[]"), Some(nothing)),
+        // Older, and newer.
+        (of("true", "[]"), None),
+        (of("true", r#"[{"uplink":"port","family":"ipv4","falls":"none"}]"#), Some("a path of port")),
+    ] {
+        end(&mut scene, Signal::SIGUSR2)?;
+        scene.site.worker.write(MEMORY, &memory)?;
+        scene.start_again("")?;
+        if let Some(told) = told {
+            let started = scene.daemon.started();
+            scene
+                .daemon
+                .wait_for_log(told, started, SOON, |line| line.contains(MEMORY) && line.contains(told))?;
+        }
+        for family in Family::ALL {
+            scene.becomes("port", family, "up")?;
+        }
+    }
     assert_eq!(scene.writes(since)?, [], "the pin was to be taken over");
-    scene.finish()?;
+    let ending = scene.finish()?;
+    assert!(ending.streams.iter().all(|stream| stream.lost == 0), "packets were lost: {ending:?}");
     Ok(())
 }
 
@@ -255,8 +329,8 @@ fn second_instance() -> Outcome {
     let (since, lines) = (now(), scene.daemon.log().len());
     let second = uplinkd(&scene.site.worker, &["run"])?;
     assert_eq!(second.code, Some(1), "{}", second.said);
-    let clear = second.said.contains("another uplinkd is running") && second.said.contains("stop it first");
-    assert!(clear, "{}", second.said);
+    let first = format!("another uplinkd is running as process {}:", scene.daemon.pid());
+    assert!(second.said.contains(&first) && second.said.contains("stop it first"), "{}", second.said);
     assert_eq!(scene.writes(since)?, []);
     assert_eq!(scene.daemon.log().len(), lines, "the first noticed: {:?}", scene.daemon.log());
     scene.daemon.status()?;

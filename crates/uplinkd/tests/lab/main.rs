@@ -17,10 +17,12 @@ mod configuration;
 mod control;
 mod dhcp;
 mod ipv6;
+mod kills;
 mod layouts;
 mod lifecycle;
 mod links;
 mod loss;
+mod managers;
 mod paths;
 mod placement;
 mod program;
@@ -33,6 +35,7 @@ mod targets;
 mod tiers;
 mod ties;
 mod uplinks;
+mod vpns;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -45,10 +48,12 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     control::trials,
     dhcp::trials,
     ipv6::trials,
+    kills::trials,
     layouts::trials,
     lifecycle::trials,
     links::trials,
     loss::trials,
+    managers::trials,
     paths::trials,
     placement::trials,
     routes::trials,
@@ -59,6 +64,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     ties::trials,
     tiers::trials,
     uplinks::trials,
+    vpns::trials,
 ];
 
 fn main() {

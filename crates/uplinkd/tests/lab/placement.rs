@@ -146,7 +146,9 @@ fn rules_contested() -> Outcome {
     let added = |change: &&uplink_lab::Stamped<Change>| matches!(change.what, Change::RuleAdded(_));
     let written = scene.writes(since)?.iter().filter(added).count();
     assert!((5..=80).contains(&written), "{written} rules were written, {deleted} deleted");
-    scene.daemon.wait_for_log("the contest", since, SOON, |line| line.contains("keeps undoing"))?;
+    scene.daemon.wait_for_log("the contest", since, SOON, |line| {
+        line.contains("keeps undoing") && line.contains("deletes our rules; to end it, ")
+    })?;
     scene.finish()?;
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! Other programs that write default routes while the daemon runs.
 
 use std::fmt::Write;
+use std::io::Write as _;
 use std::net::IpAddr;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
@@ -9,6 +11,7 @@ use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
 use uplink_lab::{Change, Fault, Uplink, now, pass};
 
+use crate::program::uplinkctl;
 use crate::scene::{BRISK, INTERNET, Outcome, SOON, Scene, defaults, of_pin, site_with_metrics, trial};
 
 /// Within this the table is right again; the promise (10 ms for 95 of 100) is for an idle host.
@@ -38,7 +41,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("gateway from the configuration", configured_gateway),
         trial("gateway from the configuration, addresses without prefix routes", configured_without_route),
         trial("configured gateway wins over the one in the route", configured_gateway_differs),
-        trial("contest: a program that deletes the pin for ever is left alone and named", contest),
+        trial("contest: a program that deletes the pin for ever is left alone", contest),
+        trial("contest: the program is named in the log and to the client, with a remedy", contest_named),
         trial("10,000 foreign route changes: nothing is written, no fault is missed", churn),
     ]
 }
@@ -486,6 +490,42 @@ fn contest() -> Outcome {
         assert!(now() < end, "the pin does not come back");
         pass(Duration::from_millis(50));
     }
+    scene.leads_to("port")?;
+    scene.finish()?;
+    Ok(())
+}
+
+fn contest_named() -> Outcome {
+    let scene = Scene::usual()?;
+    let since = now();
+    let mut ip = Command::new("ip");
+    ip.args(["-4", "-force", "-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut other = scene.site.worker.spawn(ip)?;
+    let mut orders = other.process().stdin.take().ok_or("it takes no orders")?;
+    let named =
+        format!("process {} (ip) deletes our route; to end it, let it leave protocol 117", other.pid());
+    let told = |said: &str| said.contains("keeps undoing") && said.contains(&named);
+    loop {
+        for _ in 0..10 {
+            writeln!(orders, "route delete default proto 117")?;
+            pass(Duration::from_millis(5));
+        }
+        let status = uplinkctl(&scene.site.worker, &["status"])?;
+        if told(status.said.lines().find(|line| line.contains("standing aside")).unwrap_or_default()) {
+            break;
+        }
+        if now() >= since + 4 * SOON {
+            return Err(scene.explain(&format!("not named: {}\n{}", named, status.said)));
+        }
+    }
+    scene.daemon.wait_for_log("who it is", since, SOON, told)?;
+    let by = scene.status_of(Family::Ipv4, "undone_by")?;
+    assert!(by.is_null() || by["process"] == other.pid().as_raw(), "{by}");
+    drop(orders);
+    scene.pinned(Family::Ipv4, "a pin", |pins| !pins.is_empty())?;
     scene.leads_to("port")?;
     scene.finish()?;
     Ok(())

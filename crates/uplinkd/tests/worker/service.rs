@@ -11,10 +11,11 @@ use crate::worker::{Outcome, SOON, UNIT, Worker, none_failed, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        trial("a_restart_keeps_the_pin", restart),
+        trial("an_upgrade_and_a_restart_keep_the_pin", restart),
         trial("a_crash_is_restarted_and_loses_no_lookup", crash),
         trial("one_that_hangs_is_restarted_by_the_watchdog", watchdog),
         trial("after_the_start_limit_what_is_left_is_removed", start_limit),
+        trial("who_undoes_the_pin_is_named_in_the_journal", names_who_undoes_it),
         trial("the_script_that_it_replaces_is_stopped", replaces_the_script),
         trial("a_wrong_configuration_is_not_tried_again_and_leaves_nothing", wrong_configuration),
     ]
@@ -27,8 +28,12 @@ const WATCHED: Duration = Duration::from_secs(30);
 /// `StartLimitBurst=`.
 const BURST: usize = 10;
 
+/// As after an upgrade: a package puts another file in the place of the program's, then restarts it.
 fn restart() -> Outcome {
     stays_while(|worker| {
+        let (program, new) = ("/usr/bin/uplinkd", "/usr/bin/uplinkd.dpkg-new");
+        worker.container.command(&["cp", "--preserve", program, new])?;
+        worker.container.command(&["mv", new, program])?;
         worker.systemctl(&["restart", UNIT])?;
         Ok(())
     })
@@ -133,6 +138,23 @@ fn wrong_configuration() -> Outcome {
 
 fn failed(worker: &Worker) -> Result<bool, Failed> {
     Ok(worker.property(UNIT, "ActiveState")? == "failed")
+}
+
+/// By the number of its process: what other users' processes are called is hidden from it.
+fn names_who_undoes_it() -> Outcome {
+    const SCRIPT: &str = "for turn in $(seq 150); do echo route delete default proto 117; sleep 0.02; done \
+        | ip -4 -force -batch - 2> /dev/null; true";
+    let worker = Worker::running(PATIENT)?;
+    worker.container.command(&["sh", "-c", SCRIPT])?;
+    worker.until("it is named", SOON, || {
+        let named = |entry: &Value| {
+            let line = entry["MESSAGE"].as_str().unwrap_or_default();
+            let by_number = line.contains("process ") && line.contains(" deletes our route; to end it, ");
+            entry["NOTICE"] == "aside" && by_number
+        };
+        Ok(worker.journal(UNIT)?.iter().any(named))
+    })?;
+    worker.leads_to("port", SOON)
 }
 
 fn replaces_the_script() -> Outcome {

@@ -158,3 +158,19 @@ fn the_first_of_two_dpus_is_preferred_and_the_second_stands_in() {
     bench.assert_way(PORT);
     assert!(bench.path(DPU, Family::Ipv4).is_some_and(|path| path.returns_at.is_none()));
 }
+
+#[test]
+fn no_more_falls_are_remembered_than_matter() {
+    let mut bench = worker();
+    bench.policy = Policy { return_after: secs(0), patience: ms(200), ..Policy::default() };
+    bench.start();
+    bench.run(secs(5));
+    for _ in 0..40 {
+        bench.kernel.set_carrier(PORT, false);
+        bench.until(secs(1), |bench| bench.leaves_by(MGMT)).expect("it moves");
+        bench.kernel.set_carrier(PORT, true);
+        bench.until(secs(5), |bench| bench.leaves_by(PORT)).expect("it comes back");
+    }
+    bench.stop();
+    assert!(bench.memory.paths.iter().all(|path| path.falls.len() <= 17), "{:?}", bench.memory);
+}

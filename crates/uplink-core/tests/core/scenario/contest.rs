@@ -26,6 +26,31 @@ fn who_deletes_the_pin_over_and_over_is_yielded_to_for_a_while() {
     assert_eq!(bench.family(Family::Ipv4).aside, None);
 }
 
+/// A script of many programs, of which most have ended when they are looked for.
+#[test]
+fn who_undoes_the_pin_is_named_with_the_setting_that_ends_it() {
+    let mut bench = steered_worker();
+    for turn in 0..30 {
+        bench.pins_go();
+        bench.undone_by(Family::Ipv4, (turn == 5).then_some("cleaner"));
+        bench.run(ms(20));
+    }
+    let ipv4 = bench.family(Family::Ipv4);
+    assert_eq!(ipv4.aside, Some(Aside::Contest));
+    let by = ipv4.undone_by.expect("it was told").by;
+    assert_eq!(by.to_string(), "process 4711 (cleaner)");
+    let named = |notice: &Notice| {
+        let text = notice.to_string();
+        text.contains("process 4711 (cleaner) deletes our route; to end it, ") && text.contains("placement")
+    };
+    assert!(bench.notices.iter().any(|(_, notice)| named(notice)), "{:?}", bench.notices);
+    // Of the other family the kernel told nothing.
+    let ipv6 = bench.family(Family::Ipv6);
+    assert_eq!((ipv6.aside, ipv6.undone_by), (Some(Aside::Contest), None));
+    bench.run(secs(70));
+    assert_eq!(bench.family(Family::Ipv4).undone_by, None);
+}
+
 #[test]
 fn an_undone_pin_is_laid_again_within_a_moment() {
     let mut bench = steered_worker();

@@ -55,6 +55,40 @@ fn the_remembered_gateway_is_shown_as_such() {
     assert_eq!(bench.way(Family::Ipv4), Some(MGMT));
 }
 
+/// Debian's script for udhcpc lays no default route of its own where it finds one by the same gateway, a
+/// pin of ours included. Without ours it would be there.
+#[test]
+fn an_address_that_comes_back_leaves_the_default_route_to_whoever_gave_it() {
+    let mut bench = steered_worker();
+    bench.addresses_go(PORT);
+    bench.addresses_go(MGMT);
+    bench.run(ms(200));
+    bench.addresses_come(PORT);
+    bench.addresses_come(MGMT);
+    for _ in 0..9 {
+        bench.run(ms(100));
+        assert_eq!(bench.kernel.pins(Family::Ipv4), Vec::new());
+    }
+    bench.run(ms(200));
+    let path = bench.path(DPU, Family::Ipv4).expect("it is shown");
+    assert_eq!((path.health, path.learned), (Health::Up, Some(GatewaySource::Memory)));
+    assert_eq!(bench.way(Family::Ipv4), Some(PORT), "nobody laid any");
+}
+
+#[test]
+fn an_address_that_comes_back_with_its_default_route_is_used_at_once() {
+    let mut bench = steered_worker();
+    bench.addresses_go(PORT);
+    bench.addresses_go(MGMT);
+    bench.run(ms(200));
+    bench.addresses_come(PORT);
+    bench.run(ms(100));
+    bench.defaults_come(PORT);
+    bench.run(ms(100));
+    bench.assert_way(PORT);
+    assert_eq!(bench.path(DPU, Family::Ipv4).map(|path| path.health), Some(Health::Up));
+}
+
 #[test]
 fn a_renewal_that_lays_everything_anew_at_once_moves_nothing() {
     let mut bench = steered_worker();

@@ -191,6 +191,46 @@ fn a_member_whose_interface_is_deleted_leaves() {
 }
 
 #[test]
+fn a_member_that_is_gone_and_one_without_carrier_are_left_at_once() {
+    // Whenever that is, between two questions to whoever is next.
+    for wait in [5_013, 5_333, 5_700] {
+        let mut bench = shared();
+        bench.plug(SPARE, "eno9");
+        bench.lease(SPARE);
+        // Of an interface that no entry names nothing is left when it is gone.
+        bench.configure(named(&[("none", "none", 1, 1)]));
+        bench.run(secs(50));
+        assert_members(&bench, &[PORT, MGMT, PORT_B, SPARE]);
+        bench.kernel.set_carrier(MGMT, false);
+        bench.kernel.set_carrier(SPARE, false);
+        bench.run(ms(1));
+        bench.kernel.set_carrier(SPARE, true);
+        bench.run(ms(wait));
+        assert_members(&bench, &[PORT, PORT_B]);
+        bench.kernel.remove_link(PORT);
+        bench.kernel.set_carrier(PORT_B, false);
+        let after = until_members(&mut bench, secs(5), &[SPARE]);
+        assert!(after < ms(1), "{after:?}");
+    }
+}
+
+#[test]
+fn silent_members_that_lose_address_and_gateway_are_left_for_one_that_was_not_asked_yet() {
+    let mut bench = shared();
+    for link in [PORT, PORT_B, MGMT] {
+        bench.silence(link);
+    }
+    let ipv6_default = |link| move |route: &Route| *route == default_route(link, Family::Ipv6);
+    bench.forget_routes(ipv6_default(MGMT));
+    bench.run(ms(1001));
+    bench.lease(MGMT);
+    bench.addresses_go(PORT_B);
+    bench.forget_routes(ipv6_default(PORT));
+    bench.run(ms(1));
+    assert_eq!(members(&bench, Family::Ipv6), [MGMT]);
+}
+
+#[test]
 fn with_no_member_left_the_next_tier_is_taken() {
     let mut bench = shared();
     bench.silence(PORT);

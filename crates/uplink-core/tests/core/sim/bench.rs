@@ -355,7 +355,8 @@ impl Bench {
         }
     }
 
-    fn arrive(&mut self, input: Input) {
+    /// Gives the core an input, at once or when the loop goes on.
+    pub(crate) fn arrive(&mut self, input: Input) {
         match (self.core.is_some(), self.frozen) {
             (false, _) => {}
             (true, true) => self.inbox.push(input),

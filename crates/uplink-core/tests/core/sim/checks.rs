@@ -172,8 +172,11 @@ pub(crate) fn moved_to_something_proven(bench: &Bench, elected: &Elected) {
         );
     }
     let to: Vec<LinkIndex> = elected.now.iter().filter_map(|name| interface_of(bench, name)).collect();
-    // What has no gateway any more is not left for its silence.
-    let asked = |name: &String| bench.path(name, family).is_some_and(|path| path.gateway.is_some());
+    // What has no gateway, address or link any more is not left for its silence.
+    let asked = |name: &String| {
+        let lost = |health| matches!(health, Health::Down(Cause::Link | Cause::Address));
+        bench.path(name, family).is_some_and(|path| path.gateway.is_some() && !lost(path.health))
+    };
     let left = elected.before.iter().filter(|name| !elected.now.contains(name) && asked(name));
     let left: Vec<LinkIndex> = left.filter_map(|name| interface_of(bench, name)).collect();
     let silent = match elected.reason {

@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 
+use uplink_core::event::Input;
 use uplink_core::lease::{Holder, Lease};
 use uplink_core::own::PRIORITY_PIN;
 use uplink_core::snapshot::{
     Address, Family, Hop, Link, LinkIndex, LinkKind, Mark, Prefix, Route, RouteKind, Rule, TABLE_MAIN,
     Weight, protocol,
 };
+use uplink_core::undone::{Program, Undoing, Undone};
 
 use super::bench::Bench;
 use super::site::{addresses, default_route, gateway, link, plain_default, second_gateway};
@@ -266,6 +268,13 @@ impl Bench {
     pub(crate) fn nobody_routes_by_mark(&mut self) {
         self.kernel.rules.retain(|rule| rule.protocol == protocol::UPLINKD || rule.mark.is_none());
         self.kernel.changes += 1;
+    }
+
+    /// The observer tells who undid the pin, if it can name that program.
+    pub(crate) fn undone_by(&mut self, family: Family, name: Option<&str>) {
+        let by = Program { process: 4711, name: name.map(str::to_owned) };
+        let how = Undoing::DeletesPin { table: TABLE_MAIN };
+        self.arrive(Input::Undone(Undone { family, how, by }));
     }
 
     /// Removes foreign routes.

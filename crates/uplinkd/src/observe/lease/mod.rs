@@ -16,6 +16,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tokio::sync::Notify;
 use uplink_core::lease::Leases;
 
@@ -66,12 +67,16 @@ impl Reader {
 
 /// Reads everything again whenever something changes, until nobody wants to know.
 fn follow(folders: &[Folder], readings: &Sender<Leases>, told: &Notify) {
-    let mut watch = Watch::open().inspect_err(no_watch).ok();
-    let mut known = None;
+    let mut watch = Watch::open().inspect_err(not_watched).ok();
+    let (mut known, mut failing) = (None, false);
     loop {
         if let Some(watch) = &mut watch {
             // Before anything is read: what changes meanwhile is a reason to read again.
-            watch.set(folders);
+            let set = watch.set(folders);
+            if let (Err(error), false) = (&set, failing) {
+                not_watched(error);
+            }
+            failing = set.is_err();
         }
         let leases = folders::read(folders);
         if known.as_ref() != Some(&leases) {
@@ -83,16 +88,20 @@ fn follow(folders: &[Folder], readings: &Sender<Leases>, told: &Notify) {
         }
         match watch.as_mut().map(Watch::wait) {
             Some(Ok(())) => {}
-            Some(Err(error)) => return no_watch(&error),
+            Some(Err(error)) => return not_watched(&error),
             None => return,
         }
     }
 }
 
-fn no_watch(error: &nix::Error) {
+fn not_watched(error: &nix::Error) {
+    let remedy = match error {
+        Errno::EMFILE => "; raise fs.inotify.max_user_instances and restart uplinkd",
+        Errno::ENOSPC => "; raise fs.inotify.max_user_watches and restart uplinkd",
+        _ => "",
+    };
     tracing::warn!(
-        "failed to watch the leases of DHCP clients: {error}; later ones are not seen. Where too many \
-         are watched, raise fs.inotify.max_user_instances and restart uplinkd"
+        "failed to watch the leases of DHCP clients: {error}; what they write later may not be seen{remedy}"
     );
 }
 

@@ -44,22 +44,34 @@ impl Watch {
         Ok(Self { inotify, above: BTreeMap::new(), folders: BTreeMap::new() })
     }
 
-    /// Watches whatever there is of these. Downwards: what appears below a watched folder is noticed. What
-    /// cannot be watched cannot be read, and is shown as that.
-    pub(super) fn set(&mut self, folders: &[Folder]) {
+    /// Watches whatever there is of these. Downwards: what appears below a watched folder is noticed.
+    ///
+    /// # Errors
+    /// The kernel's: what is still to be watched is not. This user watches too much already, say.
+    pub(super) fn set(&mut self, folders: &[Folder]) -> nix::Result<()> {
         self.above.clear();
         self.folders.clear();
         for folder in folders {
             let mut way: Vec<&Path> = folder.path.ancestors().collect();
             way.reverse();
             for (upper, lower) in way.iter().zip(way.iter().skip(1)) {
-                let Ok(watched) = self.inotify.add_watch(*upper, ABOVE) else { break };
+                let Some(watched) = self.add(upper, ABOVE)? else { break };
                 self.above.entry(watched).or_default().extend(lower.file_name().map(OsString::from));
             }
-            // Where it is not there, or not for us, one above says when it is.
-            if let Ok(watched) = self.inotify.add_watch(&folder.path, IN_A_FOLDER) {
+            if let Some(watched) = self.add(&folder.path, IN_A_FOLDER)? {
                 self.folders.insert(watched, folder.clone());
             }
+        }
+        Ok(())
+    }
+
+    /// Watches a folder; none where it is not there, of which one above says when it is, or not for us:
+    /// that cannot be read either, and is shown as that.
+    fn add(&self, folder: &Path, what: AddWatchFlags) -> nix::Result<Option<WatchDescriptor>> {
+        match self.inotify.add_watch(folder, what) {
+            Ok(watched) => Ok(Some(watched)),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -115,7 +127,7 @@ mod tests {
             let (sender, noticed) = mpsc::channel();
             thread::spawn(move || {
                 loop {
-                    watch.set(&folders);
+                    watch.set(&folders).unwrap();
                     if sender.send(()).is_err() {
                         return;
                     }
@@ -181,5 +193,14 @@ mod tests {
         // A DHCP server's, which may write a hundred a second.
         fs::write(watched.root.join("var/lib/dhcp/dhcpd.leases"), "").unwrap();
         assert!(watched.noticed.recv_timeout(Duration::from_millis(100)).is_err());
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_watch_is_no_secret() {
+        let mut watch = Watch::open().unwrap();
+        assert_eq!(watch.set(&folders::all(Path::new("/nonexistent"))), Ok(()));
+        // The limit of watches is the whole machine's; this one is only ours.
+        let too_long = Path::new("/").join("x".repeat(300));
+        assert_eq!(watch.set(&folders::all(&too_long)), Err(Errno::ENAMETOOLONG));
     }
 }

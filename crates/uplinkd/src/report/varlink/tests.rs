@@ -65,7 +65,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn socket_path(name: &str) -> PathBuf {
-    let folder = format!("uplinkd-varlink-{}-{name}", std::process::id());
+    let folder = format!("uplinkd-varlink-{}-{name}", process::id());
     std::env::temp_dir().join(folder).join("io.uplinkd")
 }
 
@@ -243,7 +243,10 @@ fn a_live_daemon_keeps_its_socket_and_a_dead_one_loses_it() {
     let runtime = runtime();
     let _guard = runtime.enter();
     let second = Server::bind(&server.path).unwrap_err();
-    assert!(matches!(second, ServeError::Running(_)), "{second}");
+    assert!(
+        matches!(second, ServeError::Running { process: Some(id), .. } if id == process::id()),
+        "{second}"
+    );
     assert_eq!(fs::metadata(&server.path).unwrap().permissions().mode() & 0o777, 0o666);
 
     // As after a SIGKILL: the socket is there, the lock is free.
