@@ -40,7 +40,7 @@ impl Fuzz {
         let artifacts = format!("-artifact_prefix={}/crash-", found.display());
         let fuzzer = fuzz.join("target").join(&target).join("release/fuzz");
         let folders = [found.display().to_string(), corpus.display().to_string()];
-        let options = ["-print_final_stats=1", "-timeout=5", "-max_len=4096", "-verbosity=0"];
+        let options = ["-print_final_stats=1", "-timeout=60", "-max_len=4096", "-verbosity=0"];
         step(&format!("fuzz {} for {} s", self.decoder, self.seconds), || {
             program(&fuzzer, options)
                 .args([&time, &artifacts])

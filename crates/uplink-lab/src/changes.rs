@@ -20,9 +20,9 @@ use socket2::{SockFilter, SockRef};
 use uplink_core::time::Instant;
 
 use crate::clock::now;
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Result};
 use crate::host::Host;
-use crate::kernel::{Names, Route, messages, read_route};
+use crate::kernel::{Names, Route, loopback_message, messages, read_route};
 use crate::record::{Record, Stamped};
 use crate::sys;
 
@@ -169,11 +169,12 @@ impl Changes {
     /// is stamped earlier, however late the listener was.
     ///
     /// # Errors
-    /// If the kernel cannot be asked, or the listener does not get that far.
+    /// If the kernel cannot be asked, the listener does not get that far, or it was ever overrun: then
+    /// nobody knows what happened.
     pub fn caught_up(&self) -> Result<Instant> {
         let number = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
         // The answer to a question stands in the socket's queue behind all that was announced before it.
-        let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetLink(loopback()));
+        let mut message = NetlinkMessage::from(loopback_message());
         message.header.flags = NLM_F_REQUEST;
         message.header.sequence_number = number;
         message.finalize();
@@ -182,7 +183,10 @@ impl Changes {
         self.heard.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).doing("ask for an interface")?;
         let answer = |answered: &u32| *answered == number;
         self.heard.answered.wait_for("the listener", Instant::BOOT, CAUGHT_UP, answer)?;
-        Ok(now())
+        match self.overruns() {
+            0 => Ok(now()),
+            times => Err(Error::Unexpected(format!("the listener for changes was overrun {times} times"))),
+        }
     }
 
     /// Everything so far, in the kernel's order.
@@ -274,13 +278,6 @@ fn open(filter: &[SockFilter]) -> std::io::Result<(Socket, u32)> {
         socket.add_membership(group)?;
     }
     Ok((socket, address.port_number()))
-}
-
-/// The interface that each host has, and always as the first.
-fn loopback() -> LinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.index = 1;
-    message
 }
 
 fn listen(heard: &Heard) {

@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::LinkMessage;
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::time::TimeSpec;
@@ -15,7 +13,7 @@ use nix::unistd::Pid;
 use uplink_core::time::Instant;
 
 use crate::error::{Doing, Result};
-use crate::kernel::ask_on;
+use crate::kernel::{ask_on, loopback_message};
 
 /// Now, on `CLOCK_BOOTTIME`: comparable with the daemon's own stamps.
 #[must_use]
@@ -112,7 +110,7 @@ impl Lag {
             turn = (turn + 1) % TURNS;
             if turn == 0 {
                 // Whatever it answers, it answers with the lock held (rtnl_getlink in net/core/rtnetlink.c).
-                let _ = ask_on(&socket, loopback(), 0);
+                let _ = ask_on(&socket, loopback_message(), 0);
             }
         });
         Ok(lag)
@@ -170,12 +168,6 @@ fn processors() -> Vec<Option<CpuSet>> {
 
 /// One in so many sleeps is followed by a question.
 const TURNS: u32 = 10;
-
-fn loopback() -> RouteNetlinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.index = 1;
-    RouteNetlinkMessage::GetLink(message)
-}
 
 /// How often a load lets go of the processors.
 const LOAD_PERIOD: Duration = Duration::from_millis(100);

@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteVia,
 };
@@ -230,6 +231,13 @@ pub(crate) fn lookup_message(to: IpAddr) -> RouteNetlinkMessage {
     message.header.destination_prefix_length = if to.is_ipv4() { 32 } else { 128 };
     message.attributes.push(RouteAttribute::Destination(to.into()));
     RouteNetlinkMessage::GetRoute(message)
+}
+
+/// A question about the interface that each host has, and always as the first.
+pub(crate) fn loopback_message() -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = 1;
+    RouteNetlinkMessage::GetLink(message)
 }
 
 /// Opens a socket to the kernel of this thread's host, sends one question and reads its answers.
