@@ -1,6 +1,6 @@
 //! The core: inputs and the time go in; outputs and the next deadline come out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -73,6 +73,8 @@ pub struct Core {
     /// Paths that begin with a gateway that only memory names, and from when on they may.
     waiting: BTreeMap<PathKey, Instant>,
     families: [FamilyState; 2],
+    /// The interfaces whose `src_valid_mark` we set.
+    checks_set: BTreeSet<LinkIndex>,
     desk: Desk,
     outputs: VecDeque<Output>,
     changes: VecDeque<Change>,
@@ -91,6 +93,10 @@ struct FamilyState {
     contest: Contest,
     /// The same for the ways of probes to targets: what goes wrong there must not keep the pin.
     ways: Contest,
+    /// The same for path rules.
+    paths: Contest,
+    /// Connections cannot be marked: the kernel refused our nftables table when it was last laid.
+    unmarked: bool,
     aside: Option<Aside>,
     /// The lowest metric with room below that a foreign default route was seen with.
     lowest: Option<u32>,
@@ -137,6 +143,8 @@ impl Core {
                 since: start.now,
                 contest: Contest::default(),
                 ways: Contest::default(),
+                paths: Contest::default(),
+                unmarked: false,
                 aside: None,
                 lowest: None,
                 plain: None,
@@ -144,6 +152,7 @@ impl Core {
                 laid: None,
                 dry: Vec::new(),
             }),
+            checks_set: BTreeSet::new(),
             desk: Desk::new(start.machine ^ start.now.as_nanos()),
             outputs: VecDeque::new(),
             changes: VecDeque::new(),
@@ -245,6 +254,7 @@ impl Core {
             for state in &mut self.families {
                 state.contest.changed(now);
                 state.ways.changed(now);
+                state.paths.changed(now);
             }
         }
         self.snapshot = Some(snapshot);
@@ -633,7 +643,8 @@ impl Core {
             .map(|(key, judge)| judge.deadline(now, self.pace(key, judge).0, self.limits).max(now + AT_ONCE));
         let families = self.families.iter().flat_map(|state| {
             let elects = state.election.deadline(self.policy.patience);
-            [elects, state.contest.deadline(now), state.ways.deadline(now)]
+            let writes = [&state.contest, &state.ways, &state.paths].map(|contest| contest.deadline(now));
+            [elects].into_iter().chain(writes)
         });
         let boot = self.boot_until().unwrap_or(Instant::NEVER);
         // A deadline that has passed was acted on in this turn, or waits for an input.

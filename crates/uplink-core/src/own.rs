@@ -5,8 +5,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::marks::OwnMarks;
 use crate::snapshot::{
-    Attributes, Family, Hop, LinkIndex, Prefix, Route, RouteKind, Rule, TABLE_MAIN, Weight, protocol,
+    Attributes, Family, Hop, LinkIndex, Mark, Prefix, Route, RouteKind, Rule, TABLE_MAIN, Weight, protocol,
 };
 
 /// The table for the pin in placement `table`.
@@ -22,7 +23,16 @@ pub const PRIORITY_PIN: u32 = 32765;
 /// The preference of the rules that lead probes to targets through the path they judge.
 pub const PRIORITY_PROBE: u32 = 32000;
 
-/// The table that holds the default route for probes through one interface.
+/// The preferences of the path rules for packets of a connection: first everything of `main` but its
+/// default routes, then the table of the uplink that the connection came in by. They outrank the pin and
+/// a default route of any VPN, but match only what came in through an uplink.
+pub const PRIORITY_CONNECTION: [u32; 2] = [32100, 32101];
+
+/// The preferences of the path rules for what is sent from an uplink's address: as above. Behind those
+/// for connections, which know better where the question came from.
+pub const PRIORITY_SOURCE: [u32; 2] = [32200, 32201];
+
+/// The table that holds one interface's default route: for probes to targets and for path rules.
 #[must_use]
 pub const fn probe_table(link: LinkIndex) -> u32 {
     117_000_000 + link.0
@@ -41,6 +51,18 @@ pub enum Op {
     AddRule(OwnRule),
     /// Delete the first rule that is just like this one.
     DeleteRule(OwnRule),
+    /// Lay this nftables table in the place of the one of ours that stands there, if any, in one step.
+    SetMarks(OwnMarks),
+    /// Delete our nftables table of this family.
+    DeleteMarks(Family),
+    /// Let the strict reverse-path check of an interface look at marks, or not:
+    /// `net.ipv4.conf.*.src_valid_mark`. Only ever taken back where we set it.
+    CheckByMark {
+        /// The interface.
+        link: LinkIndex,
+        /// Whether it should.
+        on: bool,
+    },
 }
 
 impl Op {
@@ -50,6 +72,23 @@ impl Op {
         match self {
             Self::AddRoute(route) | Self::DeleteRoute(route) => route.family(),
             Self::AddRule(rule) | Self::DeleteRule(rule) => rule.family(),
+            Self::SetMarks(marks) => marks.family,
+            Self::DeleteMarks(family) => *family,
+            Self::CheckByMark { .. } => Family::Ipv4,
+        }
+    }
+
+    /// Whether it takes away something of ours.
+    #[must_use]
+    pub const fn removes(&self) -> bool {
+        match self {
+            Self::AddRoute(_) | Self::AddRule(_) | Self::SetMarks(_) | Self::CheckByMark { on: true, .. } => {
+                false
+            }
+            Self::DeleteRoute(_)
+            | Self::DeleteRule(_)
+            | Self::DeleteMarks(_)
+            | Self::CheckByMark { on: false, .. } => true,
         }
     }
 }
@@ -233,6 +272,48 @@ pub enum RuleForm {
         /// The interface whose probe table is looked up.
         link: LinkIndex,
     },
+    /// `fwmark MARK lookup …`: the way of a connection that came in by an uplink.
+    Connection {
+        /// The uplink's mark.
+        mark: Mark,
+        /// Where it leads.
+        to: Lookup,
+    },
+    /// `from SOURCE lookup …`: the way of what is sent from an uplink's address.
+    Source {
+        /// The uplink's address.
+        from: Prefix,
+        /// Where it leads.
+        to: Lookup,
+    },
+}
+
+/// What a path rule looks up. There are two for each: the host's own subnets, its pods and every other
+/// place that `main` knows are reached as ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lookup {
+    /// Everything of `main` but its default routes.
+    MainWithoutDefault,
+    /// The default route through this interface.
+    Uplink(LinkIndex),
+}
+
+impl Lookup {
+    /// Which of two preferences is its.
+    const fn priority(self, [main, uplink]: [u32; 2]) -> u32 {
+        match self {
+            Self::MainWithoutDefault => main,
+            Self::Uplink(_) => uplink,
+        }
+    }
+
+    const fn table(self) -> u32 {
+        match self {
+            Self::MainWithoutDefault => TABLE_MAIN,
+            Self::Uplink(link) => probe_table(link),
+        }
+    }
 }
 
 impl OwnRule {
@@ -248,11 +329,32 @@ impl OwnRule {
         if rule.protocol != protocol::UPLINKD || rule.more {
             return None;
         }
-        let form = match (rule.priority, rule.table?, rule.suppress_prefix_length, rule.from, rule.to) {
-            (PRIORITY_PIN, TABLE_MAIN, Some(0), None, None) => RuleForm::MainWithoutDefault,
-            (PRIORITY_PIN, TABLE_PIN, None, None, None) => RuleForm::Pin,
-            (PRIORITY_PROBE, table, None, Some(from), Some(to)) => {
-                RuleForm::Probe { from, to, link: LinkIndex(table.checked_sub(probe_table(LinkIndex(0)))?) }
+        let (table, suppress) = (rule.table?, rule.suppress_prefix_length);
+        let uplink = || table.checked_sub(probe_table(LinkIndex(0))).map(LinkIndex);
+        let form = match (rule.priority, rule.from, rule.to, rule.mark) {
+            (PRIORITY_PIN, None, None, None) => match (table, suppress) {
+                (TABLE_MAIN, Some(0)) => RuleForm::MainWithoutDefault,
+                (TABLE_PIN, None) => RuleForm::Pin,
+                _ => return None,
+            },
+            (PRIORITY_PROBE, Some(from), Some(to), None) if suppress.is_none() => {
+                RuleForm::Probe { from, to, link: uplink()? }
+            }
+            (priority, from, None, mark) => {
+                let to = match (table, suppress) {
+                    (TABLE_MAIN, Some(0)) => Lookup::MainWithoutDefault,
+                    (_, None) => Lookup::Uplink(uplink()?),
+                    _ => return None,
+                };
+                match (from, mark) {
+                    (None, Some(mark)) if priority == to.priority(PRIORITY_CONNECTION) => {
+                        RuleForm::Connection { mark, to }
+                    }
+                    (Some(from), None) if priority == to.priority(PRIORITY_SOURCE) => {
+                        RuleForm::Source { from, to }
+                    }
+                    _ => return None,
+                }
             }
             _ => return None,
         };
@@ -277,6 +379,8 @@ impl OwnRule {
         match self.form {
             RuleForm::MainWithoutDefault | RuleForm::Pin => PRIORITY_PIN,
             RuleForm::Probe { .. } => PRIORITY_PROBE,
+            RuleForm::Connection { to, .. } => to.priority(PRIORITY_CONNECTION),
+            RuleForm::Source { to, .. } => to.priority(PRIORITY_SOURCE),
         }
     }
 
@@ -287,6 +391,19 @@ impl OwnRule {
             RuleForm::MainWithoutDefault => TABLE_MAIN,
             RuleForm::Pin => TABLE_PIN,
             RuleForm::Probe { link, .. } => probe_table(link),
+            RuleForm::Connection { to, .. } | RuleForm::Source { to, .. } => to.table(),
+        }
+    }
+
+    /// It lets only what is more specific than a default route be found.
+    #[must_use]
+    pub const fn suppresses_default(&self) -> bool {
+        match self.form {
+            RuleForm::MainWithoutDefault => true,
+            RuleForm::Pin | RuleForm::Probe { .. } => false,
+            RuleForm::Connection { to, .. } | RuleForm::Source { to, .. } => {
+                matches!(to, Lookup::MainWithoutDefault)
+            }
         }
     }
 }
@@ -298,6 +415,11 @@ impl fmt::Display for Op {
             Self::DeleteRoute(route) => write!(f, "delete {route}"),
             Self::AddRule(rule) => write!(f, "add {rule}"),
             Self::DeleteRule(rule) => write!(f, "delete {rule}"),
+            Self::SetMarks(marks) => write!(f, "lay {marks}"),
+            Self::DeleteMarks(family) => write!(f, "delete {family} nftables table {}", crate::marks::TABLE),
+            Self::CheckByMark { link, on } => {
+                write!(f, "set src_valid_mark of ifindex {} to {}", link.0, u8::from(*on))
+            }
         }
     }
 }
@@ -332,15 +454,17 @@ impl fmt::Display for OwnRoute {
 
 impl fmt::Display for OwnRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (priority, table) = (self.priority(), self.table());
+        write!(f, "{} rule {}:", self.family, self.priority())?;
         match self.form {
-            RuleForm::MainWithoutDefault => {
-                write!(f, "{} rule {priority}: lookup main suppress_prefixlength 0", self.family)
-            }
-            RuleForm::Pin => write!(f, "{} rule {priority}: lookup {table}", self.family),
-            RuleForm::Probe { from, to, .. } => {
-                write!(f, "{} rule {priority}: from {from} to {to} lookup {table}", self.family)
-            }
+            RuleForm::MainWithoutDefault | RuleForm::Pin => {}
+            RuleForm::Probe { from, to, .. } => write!(f, " from {from} to {to}")?,
+            RuleForm::Connection { mark, .. } => write!(f, " fwmark {mark}")?,
+            RuleForm::Source { from, .. } => write!(f, " from {from}")?,
         }
+        match self.table() {
+            TABLE_MAIN => f.write_str(" lookup main")?,
+            table => write!(f, " lookup {table}")?,
+        }
+        if self.suppresses_default() { f.write_str(" suppress_prefixlength 0") } else { Ok(()) }
     }
 }

@@ -7,7 +7,8 @@ use crate::discover::{foreign_defaults, has_dpu_port, own_defaults};
 use crate::own::{
     Legs, Op, OwnRoute, OwnRule, PRIORITY_PIN, RuleForm, TABLE_MAIN_OR_PIN, TABLE_PIN, probe_table,
 };
-use crate::policy::{Placement, Policy};
+use crate::paths::{self, PathWay};
+use crate::policy::{PathRules, Placement, Policy};
 use crate::snapshot::{
     Attributes, Family, Hop, LinkIndex, LinkKind, Prefix, Route, RouteKind, Snapshot, TABLE_MAIN, protocol,
 };
@@ -64,8 +65,11 @@ pub struct ProbeWay {
 pub struct Plan {
     /// The operations for the pin, in an order in which no lookup ever fails.
     pub pin: Vec<Op>,
-    /// Those for the ways of probes to targets. Nothing that they do touches the pin's.
+    /// Those for the routes of the uplinks' own tables and for the ways of probes to targets. Nothing that
+    /// they do touches the pin's.
     pub ways: Vec<Op>,
+    /// Those for path rules, which lead to the uplinks' own tables.
+    pub paths: Vec<Op>,
     /// Somebody meant the route that is there.
     pub aside: Option<Aside>,
 }
@@ -79,13 +83,19 @@ pub fn plan(
     family: Family,
     wanted: Option<&Wanted>,
     ways: &[ProbeWay],
+    path_ways: &[PathWay],
 ) -> Plan {
     let table = Table::read(snapshot, family, wanted);
-    let ways = probe_ways(snapshot, family, ways);
+    let ways = uplink_ways(snapshot, family, ways, path_ways);
+    let bits = match policy.path_rules {
+        PathRules::On(bits) if snapshot.tracking.in_use => Some(bits),
+        PathRules::On(_) | PathRules::Off => None,
+    };
+    let paths = paths::plan(snapshot, family, path_ways, bits);
     let aside = table.aside(snapshot, policy, wanted.and_then(|wanted| wanted.plain));
     let wanted = wanted.filter(|_| aside.is_none());
     let (pin, no_room) = table.lead(policy.placement, wanted);
-    Plan { pin, ways, aside: aside.or(no_room) }
+    Plan { pin, ways, paths, aside: aside.or(no_room) }
 }
 
 /// The metric of the best foreign default route, if nobody meant it.
@@ -382,8 +392,9 @@ fn delete(pins: Vec<&OwnRoute>) -> Vec<Op> {
     pins.into_iter().cloned().map(Op::DeleteRoute).collect()
 }
 
-/// Rules and routes that lead probes to targets through the path they judge.
-fn probe_ways(snapshot: &Snapshot, family: Family, ways: &[ProbeWay]) -> Vec<Op> {
+/// The routes of the uplinks' own tables, and the rules that lead probes to targets through the path they
+/// judge.
+fn uplink_ways(snapshot: &Snapshot, family: Family, ways: &[ProbeWay], path_ways: &[PathWay]) -> Vec<Op> {
     let routes: Vec<OwnRoute> = own_defaults(snapshot, family)
         .filter(|route| !TABLE_MAIN_OR_PIN.contains(&route.table()))
         .flat_map(|route| route.hop_by_hop().collect::<Vec<_>>())
@@ -397,14 +408,20 @@ fn probe_ways(snapshot: &Snapshot, family: Family, ways: &[ProbeWay]) -> Vec<Op>
         .collect();
     let mut wanted_routes: Vec<OwnRoute> = Vec::new();
     let mut wanted_rules: Vec<OwnRule> = Vec::new();
-    for way in ways {
-        let link: LinkIndex = way.hop.link;
-        let metric = free_metric(&routes, way);
-        let route = OwnRoute::new(family, probe_table(link), metric, way.hop.clone(), way.attributes.clone());
-        let rule = OwnRule::new(family, RuleForm::Probe { from: way.from, to: way.to, link });
+    let probed = ways.iter().map(|way| (&way.hop, &way.attributes));
+    let kept = path_ways.iter().filter(|way| {
+        !way.keep_only || routes.iter().any(|route| route.table() == probe_table(way.hop.link))
+    });
+    for (hop, attributes) in probed.chain(kept.map(|way| (&way.hop, &way.attributes))) {
+        let metric = free_metric(&routes, hop, attributes);
+        let route = OwnRoute::new(family, probe_table(hop.link), metric, hop.clone(), attributes.clone());
         if !wanted_routes.contains(&route) {
             wanted_routes.push(route);
         }
+    }
+    for way in ways {
+        let link: LinkIndex = way.hop.link;
+        let rule = OwnRule::new(family, RuleForm::Probe { from: way.from, to: way.to, link });
         if !wanted_rules.contains(&rule) {
             wanted_rules.push(rule);
         }
@@ -432,18 +449,17 @@ fn probe_ways(snapshot: &Snapshot, family: Family, ways: &[ProbeWay]) -> Vec<Op>
         .collect()
 }
 
-/// The route that decides lookups in a probe table.
+/// The route that decides lookups in an uplink's table.
 fn decides(routes: &[OwnRoute], table: u32) -> Option<&OwnRoute> {
     routes.iter().filter(|route| route.table() == table).min_by_key(|route| route.metric())
 }
 
-/// The metric in a probe table of the route that leads there already, or else the first that the one
+/// The metric in an uplink's table of the route that leads there already, or else the first that the one
 /// that decides there does not have.
-fn free_metric(routes: &[OwnRoute], way: &ProbeWay) -> u32 {
-    let table = probe_table(way.hop.link);
-    let leads = |route: &&OwnRoute| {
-        route.table() == table && route.leads_to(&way.hop) && *route.attributes() == way.attributes
-    };
+fn free_metric(routes: &[OwnRoute], hop: &Hop, attributes: &Attributes) -> u32 {
+    let table = probe_table(hop.link);
+    let leads =
+        |route: &&OwnRoute| route.table() == table && route.leads_to(hop) && route.attributes() == attributes;
     let taken = decides(routes, table).map(OwnRoute::metric);
     routes.iter().find(leads).map_or(if taken == Some(1) { 2 } else { 1 }, OwnRoute::metric)
 }

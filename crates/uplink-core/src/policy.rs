@@ -23,6 +23,8 @@ pub struct Policy {
     pub preempt: Preempt,
     /// Where the pin stands.
     pub placement: Placement,
+    /// Whether what came in through an uplink is answered through it.
+    pub path_rules: PathRules,
     /// Whether the default route is one uplink's of a tier, or all its uplinks'.
     #[serde(default)]
     pub within_tier: WithinTier,
@@ -44,6 +46,7 @@ impl Default for Policy {
             boot_wait: Duration::from_secs(30),
             preempt: Preempt::Always,
             placement: Placement::Auto,
+            path_rules: PathRules::default(),
             within_tier: WithinTier::First,
             uplinks: Vec::new(),
         }
@@ -82,6 +85,33 @@ pub enum Placement {
     Main,
     /// In our own table, behind rules directly before the main table's.
     Table,
+}
+
+/// Whether path rules are laid, and with which bits of the marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathRules {
+    /// None.
+    Off,
+    /// Laid; these bits of packets' and connections' marks are ours: [`PathRules::MIN_BITS`] or more that
+    /// stand together.
+    On(u32),
+}
+
+impl PathRules {
+    /// Clear of kube-proxy (0x4000, 0x8000), Calico (0xffff0000 by default), Cilium (0x0f00), the portmap
+    /// plugin (0x2000), the AWS plugin (0x80), Tailscale (0xff0000), and of the small numbers that people
+    /// choose; see docs/path-rules.md.
+    pub const USUAL_BITS: u32 = 0x78;
+
+    /// The bits of one mark must tell the uplinks from each other and from none.
+    pub const MIN_BITS: u32 = 2;
+}
+
+impl Default for PathRules {
+    fn default() -> Self {
+        Self::On(Self::USUAL_BITS)
+    }
 }
 
 /// What becomes of several working uplinks of one tier.

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::lease::Leases;
+use crate::marks::OwnMarks;
 
 /// The number of the main routing table (`RT_TABLE_MAIN`, `linux/rtnetlink.h`).
 pub const TABLE_MAIN: u32 = 254;
@@ -32,6 +33,30 @@ pub struct Snapshot {
     /// What DHCP clients wrote down.
     #[serde(default)]
     pub leases: Leases,
+    /// `net.ipv4.conf.all.rp_filter`: an interface's own is in force where that is larger.
+    #[serde(default)]
+    pub rp_filter: u32,
+    /// Connection tracking, and our tables of marks.
+    #[serde(default)]
+    pub tracking: Tracking,
+}
+
+impl Snapshot {
+    /// Whether IPv4 packets that arrive here must come from where an answer would go (`rp_filter` = 1,
+    /// RFC 3704 section 2.2).
+    #[must_use]
+    pub fn checks_strictly(&self, link: LinkIndex) -> bool {
+        self.links.get(&link).is_some_and(|link| link.rp_filter.max(self.rp_filter) == 1)
+    }
+}
+
+/// What the kernel has of connection tracking.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tracking {
+    /// Connections are tracked here: somebody asked for it, a firewall or a translation of addresses.
+    pub in_use: bool,
+    /// Our nftables tables, at most one a family.
+    pub tables: Vec<OwnMarks>,
 }
 
 /// IPv4 or IPv6. Elections are per family.
@@ -195,6 +220,12 @@ pub struct Link {
     pub master: Option<LinkIndex>,
     /// The PCI function behind it, if that is a network function of any vendor.
     pub pci: Option<PciPort>,
+    /// Its `net.ipv4.conf.*.rp_filter`: 0 no check, 1 strict, 2 loose.
+    #[serde(default)]
+    pub rp_filter: u32,
+    /// Its `net.ipv4.conf.*.src_valid_mark`: that check looks at packets' marks.
+    #[serde(default)]
+    pub src_valid_mark: bool,
 }
 
 /// What sort of interface a link is, as far as the decision cares.
@@ -529,10 +560,28 @@ pub struct Rule {
     pub from: Option<Prefix>,
     /// Only packets to there.
     pub to: Option<Prefix>,
+    /// Only packets with this mark; none also where it is all others that are meant.
+    #[serde(default)]
+    pub mark: Option<Mark>,
     /// Ignore results with a prefix of at most this length.
     pub suppress_prefix_length: Option<u32>,
-    /// It has selectors or options not listed here (mark, interface, ports, …).
+    /// It has selectors or options not listed here (interface, ports, …).
     pub more: bool,
+}
+
+/// Some bits of a packet's or connection's mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Mark {
+    /// What they are.
+    pub value: u32,
+    /// Which bits are meant.
+    pub mask: u32,
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}/{:#x}", self.value, self.mask)
+    }
 }
 
 /// Maps whose keys are not strings are written as lists of pairs, so that they can be JSON.

@@ -10,7 +10,7 @@ use crate::event::Outcome;
 use crate::lease::Unreadable;
 use crate::own::{Op, OwnRoute};
 use crate::policy::{Mode, Target};
-use crate::snapshot::{Family, Mac};
+use crate::snapshot::{Family, Mac, Mark};
 use crate::time::Instant;
 use crate::undone::Undone;
 
@@ -47,8 +47,57 @@ pub struct FamilyStatus {
     pub pin: Option<OwnRoute>,
     /// Somebody meant the route that is there: nothing of ours is written.
     pub aside: Option<Aside>,
+    /// Whether what came in through an uplink is answered through it.
+    pub path_rules: PathRulesState,
     /// With [`Aside::Contest`]: who undoes the pin, if the kernel told.
     pub undone_by: Option<Undone>,
+}
+
+/// Whether path rules are laid in a family, and if not all, what is missing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathRulesState {
+    /// The configuration turns them off.
+    #[default]
+    Off,
+    /// Nothing is written, as the mode says.
+    Observed,
+    /// There is one path only, or none.
+    Needless,
+    /// Connections are followed, and so are the uplinks' addresses.
+    Connections,
+    /// Nobody lets connections be tracked here, so no addresses are translated: the uplinks' addresses
+    /// tell enough.
+    Sources,
+    /// Connections are tracked, but the kernel refuses to mark them: nothing is laid, because source rules
+    /// alone would send the answers of translated connections astray.
+    Refused,
+    /// Rules of others look at packets' marks, and ours could lead what they mean elsewhere: nothing is
+    /// laid.
+    ForeignMarks,
+    /// Another program keeps undoing them; we try again later.
+    Contest,
+}
+
+impl fmt::Display for PathRulesState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off, as configured",
+            Self::Observed => "none, nothing is written",
+            Self::Needless => "none needed, there are no two paths",
+            Self::Connections => "by connection and by source address",
+            Self::Sources => "by source address; connections are not tracked on this host",
+            Self::Refused => {
+                "none: the kernel refuses to mark connections, and without that they are not safe; \
+                 it needs nf_tables and nft_ct"
+            }
+            Self::ForeignMarks => {
+                "none: rules of others look at packets' marks; other bits (path_marks), or rp_filter = 2 \
+                 where it is 1, keep them apart"
+            }
+            Self::Contest => "held back: another program keeps undoing them",
+        })
+    }
 }
 
 /// An uplink.
@@ -87,6 +136,21 @@ pub struct PathStatus {
     pub returns_at: Option<Instant>,
     /// Targets and whether they answer.
     pub targets: Vec<TargetStatus>,
+    /// Its path rules as the kernel has them; none if there are none.
+    pub path_rules: Option<PathRulesStatus>,
+}
+
+/// The path rules of one path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathRulesStatus {
+    /// The table that they lead to.
+    pub table: u32,
+    /// The mark of connections that came in by it; none where connections are not marked.
+    pub mark: Option<Mark>,
+    /// The addresses whose packets keep to it.
+    pub sources: Vec<IpAddr>,
+    /// We set `src_valid_mark` of its interface, for the sake of its strict reverse-path check.
+    pub src_valid_mark: bool,
 }
 
 /// A target of a path.

@@ -15,8 +15,8 @@ use crate::own::{Leg, OwnRoute};
 use crate::policy::{Mode, Target};
 use crate::snapshot::Family;
 use crate::status::{
-    self, Aside, Cause, FamilyStatus, GatewaySource, Health, Kind, Notice, PathStatus, Reason, TargetStatus,
-    UplinkStatus, aside_text,
+    self, Aside, Cause, FamilyStatus, GatewaySource, Health, Kind, Notice, PathRulesState, PathRulesStatus,
+    PathStatus, Reason, TargetStatus, UplinkStatus, aside_text,
 };
 use crate::time::Instant;
 use crate::undone::Program;
@@ -66,6 +66,12 @@ pub struct Election {
     pub aside: Option<Aside>,
     /// Why nothing of ours is written, as a sentence.
     pub aside_text: Option<String>,
+    /// Whether path rules are laid, as a word.
+    #[serde(default)]
+    pub path_rules: PathRulesState,
+    /// Whether path rules are laid, as a sentence.
+    #[serde(default)]
+    pub path_rules_text: String,
     /// Who keeps undoing our default route, if the kernel told.
     pub undone_by: Option<Program>,
 }
@@ -134,6 +140,21 @@ pub struct Path {
     pub returns_us: Option<u64>,
     /// Its targets.
     pub targets: Vec<TargetAnswer>,
+    /// Its path rules; none if there are none.
+    pub path_rules: Option<PathRules>,
+}
+
+/// See [`PathRulesStatus`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathRules {
+    /// The table that they lead to.
+    pub table: u32,
+    /// The mark of connections that came in by this path.
+    pub mark: Option<u32>,
+    /// The addresses whose packets keep to this path.
+    pub sources: Vec<IpAddr>,
+    /// We set `src_valid_mark` of its interface.
+    pub src_valid_mark: bool,
 }
 
 /// See [`TargetStatus`].
@@ -187,6 +208,8 @@ impl From<&FamilyStatus> for Election {
             pin: family.pin.as_ref().map(Pin::from),
             aside: family.aside,
             aside_text: family.aside.map(|aside| aside_text(aside, family.undone_by.as_ref())),
+            path_rules: family.path_rules,
+            path_rules_text: family.path_rules.to_string(),
             undone_by: family.undone_by.as_ref().map(|undone| undone.by.clone()),
         }
     }
@@ -240,6 +263,18 @@ impl From<&PathStatus> for Path {
             asked: path.asked,
             returns_us: path.returns_at.map(micros),
             targets: path.targets.iter().map(TargetAnswer::from).collect(),
+            path_rules: path.path_rules.as_ref().map(PathRules::from),
+        }
+    }
+}
+
+impl From<&PathRulesStatus> for PathRules {
+    fn from(rules: &PathRulesStatus) -> Self {
+        Self {
+            table: rules.table,
+            mark: rules.mark.map(|mark| mark.value),
+            sources: rules.sources.clone(),
+            src_valid_mark: rules.src_valid_mark,
         }
     }
 }

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use uplink_core::policy::Mode;
 use uplink_core::snapshot::TABLE_MAIN;
-use uplink_core::status::{GatewaySource, Kind, names};
-use uplink_core::wire::{Election, Path, Pin, Status, TargetAnswer, Uplink};
+use uplink_core::status::{GatewaySource, Kind, PathRulesState, names};
+use uplink_core::wire::{Election, Path, PathRules, Pin, Status, TargetAnswer, Uplink};
 
 /// The whole status: decisions, uplinks, last changes.
 pub(crate) fn status(status: &Status) -> String {
@@ -58,6 +58,16 @@ fn election(family: &Election, status: &Status) -> String {
             Mode::Observe => writeln!(text, "      no pin: nothing is written"),
         },
     };
+    match family.path_rules {
+        PathRulesState::Off | PathRulesState::Needless | PathRulesState::Observed => {}
+        PathRulesState::Connections
+        | PathRulesState::Sources
+        | PathRulesState::Refused
+        | PathRulesState::ForeignMarks
+        | PathRulesState::Contest => {
+            let _ = writeln!(text, "      path rules: {}", family.path_rules_text);
+        }
+    }
     text
 }
 
@@ -159,11 +169,25 @@ fn remarks(uplink: &Uplink, path: &Path, now_us: u64) -> Vec<String> {
             "{subject}: the gateway does not answer ICMP, it is asked by ARP or neighbour solicitation"
         ));
     }
+    if let Some(rules) = &path.path_rules {
+        remarks.push(format!("{subject}: {}", path_rules(rules)));
+    }
     if let Some(at) = path.returns_us {
         let wait = at.saturating_sub(now_us);
         remarks.push(format!("{subject}: may be taken again in {}, if it stays well", span(wait)));
     }
     remarks
+}
+
+/// What keeps answers on a path.
+fn path_rules(rules: &PathRules) -> String {
+    let PathRules { table, mark, sources, src_valid_mark } = rules;
+    let mark = mark.map(|mark| format!("connections that came in by it (mark {mark:#x})"));
+    let sources: Vec<String> = sources.iter().map(ToString::to_string).collect();
+    let sources = (!sources.is_empty()).then(|| format!("what is sent from {}", sources.join(", ")));
+    let led: Vec<String> = mark.into_iter().chain(sources).collect();
+    let sysctl = if *src_valid_mark { "; src_valid_mark is set" } else { "" };
+    format!("table {table} leads {}{sysctl}", led.join(" and "))
 }
 
 /// Whether a target answers.
@@ -226,6 +250,7 @@ mod tests {
             "families": [
                 {"family": "ipv4", "elected": "dpu", "members": ["dpu", "dpu-b"], "reason": "first", "reason_text": "first decision",
                  "since_us": 20_000_000, "aside": null, "aside_text": null,
+                 "path_rules": "connections", "path_rules_text": "by connection and by source address",
                  "pin": {"table": 254, "metric": 98, "gateway": "10.0.120.1", "ifindex": 3, "hops": [
                      {"gateway": "10.0.120.1", "ifindex": 3, "weight": 2},
                      {"gateway": "10.0.121.1", "ifindex": 4, "weight": 1}]}},
@@ -238,7 +263,9 @@ mod tests {
                     {"family": "ipv4", "health": "up", "cause": null, "gateway": "10.0.120.1",
                      "learned": "dhcp", "last_answer_us": 999_880_000, "loss_percent": 0,
                      "asked": "icmp", "returns_us": null,
-                     "targets": [{"kind": "icmp", "address": "10.0.0.53", "answers": true}]},
+                     "targets": [{"kind": "icmp", "address": "10.0.0.53", "answers": true}],
+                     "path_rules": {"table": 117_000_003, "mark": 1, "sources": ["10.0.120.2"],
+                                    "src_valid_mark": true}},
                     {"family": "ipv6", "health": "down", "cause": "gateway", "gateway": "fe80::1",
                      "learned": "configuration", "last_answer_us": 988_000_000, "loss_percent": 100,
                      "asked": "neighbour", "returns_us": 1_030_000_000, "targets": []},
@@ -264,6 +291,7 @@ uplinkd steers
 
 ipv4  dpu + dpu-b, for 16 min: first decision
       pin in table main: default nexthop via 10.0.120.1 ifindex 3 weight 2 nexthop via 10.0.121.1 ifindex 4 weight 1 metric 98
+      path rules: by connection and by source address
 ipv6  mgmt, for 10 s: the path before went down: gateway
       no pin is needed: the default routes lead there without
 
@@ -273,6 +301,8 @@ dpu       enp3s0f0np0  1     ipv6    down (gateway)  fe80::1 (configured)     12
 mgmt?[2J  missing      2     -       -               -                        -           -
 
 dpu ipv4: target icmp 10.0.0.53 answers
+dpu ipv4: table 117000003 leads connections that came in by it (mark 0x1) and what is sent from \
+10.0.120.2; src_valid_mark is set
 dpu ipv6: the gateway does not answer ICMP, it is asked by ARP or neighbour solicitation
 dpu ipv6: may be taken again in 30 s, if it stays well
 

@@ -6,8 +6,9 @@
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{AfSpecInet, AfSpecUnspec, LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{
     RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags, RouteScope,
     RouteType, RouteVia,
@@ -17,15 +18,22 @@ use nix::libc;
 use tracing::debug;
 use uplink_core::event::Outcome;
 use uplink_core::own::{Leg, Op, OwnRoute, OwnRule, RuleForm};
-use uplink_core::snapshot::{Attributes, Family, Hop, Prefix, protocol};
+use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, Prefix, protocol};
 
 use crate::netlink::{RequestError, Requests, address_family};
+use crate::nftables::Nftables;
 
 /// Only if it is not there yet. Never `NLM_F_REPLACE`: that destroys whatever stands at the metric.
 const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
 /// The number of the metric that is a text (`RTAX_CC_ALGO`, `linux/rtnetlink.h`).
 const RTAX_CC_ALGO: u16 = 16;
+
+/// `IPV4_DEVCONF_SRC_VMARK` (`linux/ip.h`).
+const SRC_VALID_MARK: u16 = 24;
+
+/// The settings of an interface in IPv4 (`IFLA_INET_CONF`, `linux/if_link.h`).
+const IFLA_INET_CONF: u16 = 1;
 
 /// Could not make ready to change routes.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +43,8 @@ pub(crate) struct ApplyError(#[from] io::Error);
 /// Writes own routes and rules.
 pub(crate) struct Applier {
     requests: Requests,
+    /// None where the kernel has no netfilter.
+    nftables: Option<Nftables>,
 }
 
 impl Applier {
@@ -43,7 +53,7 @@ impl Applier {
     /// # Errors
     /// Those of the system calls.
     pub(crate) fn open() -> Result<Self, ApplyError> {
-        Ok(Self { requests: Requests::open()? })
+        Ok(Self { requests: Requests::open()?, nftables: Nftables::open().ok() })
     }
 
     /// Carries these out in order and stops at the first failure, which then is the last outcome.
@@ -71,9 +81,29 @@ impl Applier {
             Op::DeleteRoute(route) => (RouteNetlinkMessage::DelRoute(old_route(route)), 0),
             Op::AddRule(rule) => (RouteNetlinkMessage::NewRule(rule_message(rule)), NLM_F_CREATE),
             Op::DeleteRule(rule) => (RouteNetlinkMessage::DelRule(rule_message(rule)), 0),
+            Op::SetMarks(marks) => return self.nftables()?.set(marks),
+            Op::DeleteMarks(family) => return self.nftables()?.delete(*family),
+            Op::CheckByMark { link, on } => (RouteNetlinkMessage::SetLink(check_by_mark(*link, *on)), 0),
         };
         self.requests.carry_out(request, flags)
     }
+
+    fn nftables(&mut self) -> Result<&mut Nftables, RequestError> {
+        self.nftables.as_mut().ok_or(RequestError::refused(libc::EPROTONOSUPPORT))
+    }
+}
+
+/// Sets `net.ipv4.conf.*.src_valid_mark` of an interface: over netlink, for which `CAP_NET_ADMIN` is
+/// enough, while /proc/sys stays closed to us (`inet_set_link_af` in net/ipv4/devinet.c).
+fn check_by_mark(link: LinkIndex, on: bool) -> LinkMessage {
+    let setting = DefaultNla::new(SRC_VALID_MARK, u32::from(on).to_ne_bytes().to_vec());
+    let mut settings = vec![0; setting.buffer_len()];
+    setting.emit(&mut settings);
+    let settings = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, settings));
+    let mut message = LinkMessage::default();
+    message.header.index = link.0;
+    message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![settings])]));
+    message
 }
 
 /// What the kernel's answer means for this operation.
@@ -82,13 +112,12 @@ fn outcome(op: &Op, result: Result<(), RequestError>) -> Outcome {
         return Outcome::Done;
     };
     match (op, error) {
-        (Op::AddRoute(_) | Op::AddRule(_), RequestError::Refused { errno: libc::EEXIST, .. }) => {
-            Outcome::Exists
+        (op, RequestError::Refused { errno: libc::EEXIST, .. }) if !op.removes() => Outcome::Exists,
+        (op, RequestError::Refused { errno: libc::ESRCH | libc::ENOENT | libc::ENODEV, .. })
+            if op.removes() =>
+        {
+            Outcome::Absent
         }
-        (
-            Op::DeleteRoute(_) | Op::DeleteRule(_),
-            RequestError::Refused { errno: libc::ESRCH | libc::ENOENT | libc::ENODEV, .. },
-        ) => Outcome::Absent,
         (_, error) => Outcome::Refused(error.errno()),
     }
 }
@@ -191,21 +220,29 @@ fn rule_message(rule: &OwnRule) -> RuleMessage {
         RuleAttribute::Table(rule.table()),
         RuleAttribute::Protocol(protocol::UPLINKD.into()),
     ];
+    if rule.suppresses_default() {
+        message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
+    }
     match rule.form() {
-        RuleForm::MainWithoutDefault => {
-            message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
+        RuleForm::MainWithoutDefault | RuleForm::Pin => {}
+        RuleForm::Connection { mark, to: _ } => {
+            message.attributes.push(RuleAttribute::FwMark(mark.value));
+            message.attributes.push(RuleAttribute::FwMask(mark.mask));
         }
-        RuleForm::Pin => {}
+        RuleForm::Source { from, to: _ } => from_prefix(&mut message, from),
         RuleForm::Probe { from, to, link: _ } => {
-            let Prefix { address, length } = from;
-            message.header.src_len = length;
-            message.attributes.push(RuleAttribute::Source(address));
+            from_prefix(&mut message, from);
             let Prefix { address, length } = to;
             message.header.dst_len = length;
             message.attributes.push(RuleAttribute::Destination(address));
         }
     }
     message
+}
+
+fn from_prefix(message: &mut RuleMessage, Prefix { address, length }: Prefix) {
+    message.header.src_len = length;
+    message.attributes.push(RuleAttribute::Source(address));
 }
 
 #[cfg(test)]

@@ -31,7 +31,8 @@ pub(crate) enum CleanupError {
     },
 }
 
-/// Removes every route and rule of ours, in both families; returns how many. To be called within the
+/// Removes every route, rule and nftables table of ours, in both families, and puts back the settings that
+/// we changed; returns how many there were. To be called within the
 /// runtime.
 ///
 /// # Errors
@@ -59,6 +60,6 @@ pub(crate) fn cleanup() -> Result<usize, CleanupError> {
 /// What is ours: what a plan with nothing wanted would remove.
 fn left(snapshot: &Snapshot) -> Vec<Op> {
     let policy = Policy::default();
-    let plans = Family::ALL.map(|family| plan(snapshot, &policy, family, None, &[]));
-    plans.into_iter().flat_map(|plan| [plan.pin, plan.ways].concat()).collect()
+    let plans = Family::ALL.map(|family| plan(snapshot, &policy, family, None, &[], &[]));
+    plans.into_iter().flat_map(|plan| [plan.pin, plan.paths, plan.ways].concat()).collect()
 }

@@ -16,7 +16,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use toml::de::DeTable;
-use uplink_core::policy::{Match, Mode, Need, Placement, Policy, Preempt, Target, UplinkPolicy, WithinTier};
+use uplink_core::policy::{
+    Match, Mode, Need, PathRules, Placement, Policy, Preempt, Target, UplinkPolicy, WithinTier,
+};
 use uplink_core::snapshot::{Family, Weight};
 
 use self::field::{Field, Table};
@@ -99,7 +101,18 @@ fn document(text: &str) -> Result<Policy, Mistake> {
     let table = Table::new(
         tree.get_ref(),
         tree.span(),
-        &["mode", "patience", "return_after", "boot_wait", "preempt", "placement", "within_tier", "uplink"],
+        &[
+            "mode",
+            "patience",
+            "return_after",
+            "boot_wait",
+            "preempt",
+            "placement",
+            "within_tier",
+            "path_rules",
+            "path_marks",
+            "uplink",
+        ],
     )?;
     let default = Policy::default();
     let within_tier = table.read("within_tier", default.within_tier, |field| {
@@ -121,9 +134,31 @@ fn document(text: &str) -> Result<Policy, Mistake> {
         placement: table.read("placement", default.placement, |field| {
             field.choice(&[("auto", Placement::Auto), ("main", Placement::Main), ("table", Placement::Table)])
         })?,
+        path_rules: path_rules(&table)?,
         within_tier,
         uplinks: table.read("uplink", Vec::new(), |field| uplinks(field, within_tier))?,
     })
+}
+
+/// Whether answers keep to the uplink of their question, and which bits of the marks are for that.
+fn path_rules(table: &Table<'_>) -> Result<PathRules, Mistake> {
+    let bits = table.read("path_marks", PathRules::USUAL_BITS, |field| marks(&field))?;
+    table.read("path_rules", PathRules::On(bits), |field| {
+        field.choice(&[("on", PathRules::On(bits)), ("off", PathRules::Off)])
+    })
+}
+
+/// Bits of a mark that stand together.
+fn marks(field: &Field<'_>) -> Result<u32, Mistake> {
+    let bits = field.integer(1, u32::MAX)?;
+    let row = bits >> bits.trailing_zeros();
+    if row.count_ones() < PathRules::MIN_BITS || row.count_ones() != row.trailing_ones() {
+        return Err(field.wrong(
+            format!("these are not {} or more bits in a row", PathRules::MIN_BITS),
+            format!("write bits that nobody else on the host uses, such as {:#x}", PathRules::USUAL_BITS),
+        ));
+    }
+    Ok(bits)
 }
 
 /// All `[[uplink]]` tables, which must differ in name and in what they match.

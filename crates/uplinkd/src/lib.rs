@@ -10,6 +10,7 @@ mod config;
 mod daemon;
 mod memory;
 mod netlink;
+mod nftables;
 mod observe;
 #[cfg(any(test, fuzzing))]
 pub mod outside;

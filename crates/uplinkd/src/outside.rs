@@ -8,20 +8,21 @@ use std::time::Duration;
 use uplink_core::event::Input;
 use uplink_core::memory::Memory;
 use uplink_core::policy::Policy;
-use uplink_core::snapshot::Snapshot;
+use uplink_core::snapshot::{Snapshot, Tracking};
 use uplink_core::time::Instant;
 use uplink_core::{Core, Start};
 
 use crate::report::varlink;
-use crate::{config, memory, observe, probe};
+use crate::{config, memory, nftables, observe, probe};
 
 /// A decoder with its name.
 pub type Decoder = (&'static str, fn(&[u8]));
 
 /// All of them; each has a folder of its name in `fuzz/corpus`.
-pub const DECODERS: [Decoder; 6] = [
+pub const DECODERS: [Decoder; 7] = [
     ("packet", probe::any_packet),
     ("netlink", netlink),
+    ("nftables", marks),
     ("file", observe::any_file),
     ("config", config),
     ("memory", remembered),
@@ -34,6 +35,13 @@ const START: Instant = Instant::from_nanos(20_000_000_000);
 /// Messages of the kernel; the core decides by what they say.
 fn netlink(datagram: &[u8]) {
     decide(observe::any_datagram(datagram), Policy::default(), Memory::default());
+}
+
+/// Our nftables table, as the kernel tells it.
+fn marks(dump: &[u8]) {
+    let tables = Vec::from_iter(nftables::any_dump(dump));
+    let tracking = Tracking { in_use: true, tables };
+    decide(Snapshot { tracking, ..Snapshot::default() }, Policy::default(), Memory::default());
 }
 
 /// A configuration: what is taken has the bounds that the core counts on.

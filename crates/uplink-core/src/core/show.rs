@@ -1,10 +1,12 @@
 //! The core's state as a status, for people and machines.
 
-use super::Core;
 use super::tell::{gateway_of, health};
+use super::{Core, FamilyState};
 use crate::discover::{Path, PathKey, Uplink, Way};
+use crate::paths::standing;
 use crate::plan::current_pin;
-use crate::status::{Cause, FamilyStatus, PathStatus, Status, UplinkStatus};
+use crate::policy::{Mode, PathRules};
+use crate::status::{Cause, FamilyStatus, PathRulesState, PathStatus, Status, UplinkStatus};
 use crate::time::Instant;
 
 impl Core {
@@ -18,6 +20,7 @@ impl Core {
             since: state.since,
             pin: self.snapshot.as_ref().and_then(|snapshot| current_pin(snapshot, state.family)),
             aside: state.aside,
+            path_rules: self.path_rules_state(state, self.clock.awake(now)),
             undone_by: state.undone_by(),
         });
         Status {
@@ -59,6 +62,32 @@ impl Core {
             asked: judge.asked(),
             returns_at: judge.eligible_at(self.limits).filter(|_| returning).map(|at| self.clock.real(at)),
             targets: judge.target_status(),
+            path_rules: self
+                .snapshot
+                .as_ref()
+                .zip(path.hop.as_ref())
+                .and_then(|(snapshot, hop)| standing(snapshot, path.family, hop.link)),
         })
+    }
+
+    fn path_rules_state(&self, state: &FamilyState, now: Instant) -> PathRulesState {
+        if self.policy.path_rules == PathRules::Off {
+            return PathRulesState::Off;
+        }
+        if self.policy.mode == Mode::Observe {
+            return PathRulesState::Observed;
+        }
+        if self.path_ways(state.family).is_empty() {
+            return PathRulesState::Needless;
+        }
+        if self.marks_collide(state.family) {
+            return PathRulesState::ForeignMarks;
+        }
+        match self.snapshot.as_ref().is_some_and(|snapshot| snapshot.tracking.in_use) {
+            true if state.unmarked => PathRulesState::Refused,
+            _ if state.paths.holds(now) => PathRulesState::Contest,
+            true => PathRulesState::Connections,
+            false => PathRulesState::Sources,
+        }
     }
 }

@@ -7,10 +7,12 @@ use super::{Core, FamilyState, paths};
 use crate::contest::Contest;
 use crate::discover::{Path, PathKey, Uplink, Way};
 use crate::event::{Outcome, Output};
-use crate::judge::Judge;
+use crate::judge::{Judge, Standing};
+use crate::marks::Check;
 use crate::own::{Leg, Legs, Op};
+use crate::paths::{self, MAX_UPLINKS, PathWay, sources};
 use crate::plan::{Plan, ProbeWay, Wanted, current_pin, plan};
-use crate::policy::Mode;
+use crate::policy::{Mode, PathRules};
 use crate::snapshot::{Attributes, Family, Hop, Prefix};
 use crate::status::{Aside, Notice};
 use crate::time::Instant;
@@ -43,8 +45,10 @@ pub(super) struct Batch {
 pub(super) enum Part {
     /// The family's pin.
     Pin,
-    /// The ways of probes to targets.
+    /// The uplinks' own tables and the ways of probes to targets.
     Ways,
+    /// Path rules.
+    Paths,
 }
 
 impl Core {
@@ -53,13 +57,15 @@ impl Core {
         if self.applying != Applying::No {
             return;
         }
-        let (mut pins, mut ways) = (VecDeque::new(), Vec::new());
+        self.note_checks();
+        let (mut pins, mut others) = (VecDeque::new(), Vec::new());
         for index in 0..self.families.len() {
             let Some((family, plan)) = self.plan_family(index, now) else { continue };
             pins.push_back(Batch { family, part: Part::Pin, ops: plan.pin });
-            ways.push(Batch { family, part: Part::Ways, ops: plan.ways });
+            others.push(Batch { family, part: Part::Ways, ops: plan.ways });
+            others.push(Batch { family, part: Part::Paths, ops: plan.paths });
         }
-        pins.extend(ways);
+        pins.extend(others);
         pins.retain(|batch| !batch.ops.is_empty());
         if pins.is_empty() || self.gives_up(&pins, now) {
             return;
@@ -87,10 +93,18 @@ impl Core {
         let state = self.families.get(index)?;
         let family = state.family;
         let planned = if self.stopping.is_some() {
-            plan(snapshot, &self.policy, family, None, &[])
+            plan(snapshot, &self.policy, family, None, &[], &[])
         } else {
-            let wanted = self.wanted(family);
-            let mut planned = plan(snapshot, &self.policy, family, wanted.as_ref(), &self.probe_ways(family));
+            let (wanted, probes) = (self.wanted(family), self.probe_ways(family));
+            let paths = match self.marks_collide(family) {
+                true => Vec::new(),
+                false => self.path_ways(family),
+            };
+            let mut planned = plan(snapshot, &self.policy, family, wanted.as_ref(), &probes, &paths);
+            if state.unmarked && state.paths.holds(now) {
+                // What is safe only together with what the kernel refuses goes at once.
+                planned.paths = paths::plan(snapshot, family, &[], None);
+            }
             // Undecided: what the process before left stays, whatever it is.
             if state.election.elected().is_empty() {
                 planned.pin.clear();
@@ -98,7 +112,10 @@ impl Core {
             state.held_back(planned, now)
         };
         let dry = self.policy.mode == Mode::Observe;
-        let ops = if dry { [planned.pin.as_slice(), &planned.ways].concat() } else { Vec::new() };
+        let ops = match dry {
+            true => [planned.pin.as_slice(), &planned.ways, &planned.paths].concat(),
+            false => Vec::new(),
+        };
         let state = self.families.get_mut(index)?;
         let aside_changed = (state.aside != planned.aside).then_some(planned.aside);
         state.aside = planned.aside;
@@ -169,6 +186,59 @@ impl Core {
             .collect()
     }
 
+    /// The paths that answers are kept on; none where there is nothing to keep apart.
+    pub(super) fn path_ways(&self, family: Family) -> Vec<PathWay> {
+        let all: Vec<_> = paths(&self.uplinks).filter(|(key, _)| key.family == family).collect();
+        let has_path =
+            |link| all.iter().any(|(_, path)| path.hop.as_ref().is_some_and(|hop| hop.link == link));
+        let snapshot = self.snapshot.as_ref().filter(|_| self.policy.path_rules != PathRules::Off);
+        let mut left = snapshot.map(|snapshot| paths::left(snapshot, family)).unwrap_or_default();
+        left.retain(|way| !has_path(way.hop.link));
+        if snapshot.is_none() || all.len() + left.len() < 2 {
+            return Vec::new();
+        }
+        let ways = all.iter().filter_map(|(key, path)| self.path_way(key, path));
+        ways.chain(left).take(MAX_UPLINKS).collect()
+    }
+
+    /// Who flushes all of nftables takes the note with it that it was we who set `src_valid_mark`.
+    fn note_checks(&mut self) {
+        let Some(snapshot) = &self.snapshot else { return };
+        let links = &snapshot.links;
+        self.checks_set.retain(|link| links.get(link).is_some_and(|link| link.src_valid_mark));
+        let marked = snapshot.tracking.tables.iter().flat_map(|table| &table.uplinks);
+        let ours = marked.filter(|marked| marked.check == Check::MarkedByUs).map(|marked| marked.link);
+        self.checks_set.extend(ours.filter(|link| links.get(link).is_some_and(|link| link.src_valid_mark)));
+    }
+
+    /// Whether marks of ours could send astray what others route by marks.
+    pub(super) fn marks_collide(&self, family: Family) -> bool {
+        let (PathRules::On(bits), Some(snapshot)) = (self.policy.path_rules, &self.snapshot) else {
+            return false;
+        };
+        let links = paths(&self.uplinks).filter_map(|(_, path)| path.hop.as_ref()).map(|hop| hop.link);
+        snapshot.tracking.in_use && paths::collide(snapshot, family, bits, links)
+    }
+
+    /// A connection stays with the path that it came in by even while that is silent: what comes in by
+    /// another is marked anew. But what began here, from its address, is not kept on a dead path.
+    fn path_way(&self, key: &PathKey, path: &Path) -> Option<PathWay> {
+        let (hop, standing) = (path.hop.clone()?, self.judges.get(key)?.standing());
+        let shared = self.family(key.family).election.shared();
+        let (led, keep_only) = match standing {
+            Standing::Broken(_) => return None,
+            Standing::Up | Standing::Lossy => (true, false),
+            Standing::Unknown => (true, true),
+            // Where nobody answers there is no better way for them.
+            Standing::Silent | Standing::Upstream => (shared, true),
+        };
+        let sources = if led { sources(self.snapshot.as_ref()?, hop.link, key.family) } else { Vec::new() };
+        // Undecided: what the process before left stays.
+        let keep_only = keep_only || self.family(key.family).election.elected().is_empty();
+        let check_set = self.checks_set.contains(&hop.link);
+        Some(PathWay { hop, attributes: path.attributes.clone(), sources, keep_only, check_set })
+    }
+
     pub(super) fn applied(&mut self, outcomes: &[Outcome], now: Instant) {
         let Applying::Sent(batches) = &mut self.applying else { return };
         let Some(batch) = batches.pop_front() else { return };
@@ -180,10 +250,13 @@ impl Core {
         for (op, outcome) in batch.ops.iter().zip(outcomes) {
             notices.extend(state.applied(batch.part, op, outcome));
         }
+        // What goes because the kernel refuses its other half is no new attempt.
+        let withdrawn = batch.part == Part::Paths && state.unmarked && batch.ops.iter().all(Op::removes);
         let contest = state.part(batch.part);
         // What was tried counts, done or not: both may be in vain for ever.
         match outcomes.last() {
             None => {}
+            Some(_) if withdrawn => {}
             Some(Outcome::Refused(_)) => contest.refused(now),
             Some(Outcome::Exists) => contest.in_vain(now),
             Some(Outcome::Done | Outcome::Absent) if outcomes.contains(&Outcome::Done) => contest.wrote(now),
@@ -200,6 +273,7 @@ impl FamilyState {
     pub(super) fn begin_anew(&mut self) {
         self.contest.moved();
         self.ways.moved();
+        self.paths.moved();
     }
 
     /// Who undoes the pin, while we stand aside for that.
@@ -212,12 +286,13 @@ impl FamilyState {
         match part {
             Part::Pin => &mut self.contest,
             Part::Ways => &mut self.ways,
+            Part::Paths => &mut self.paths,
         }
     }
 
     /// What of a plan is to be written now.
     fn held_back(&self, planned: Plan, now: Instant) -> Plan {
-        let Plan { mut pin, mut ways, mut aside } = planned;
+        let Plan { mut pin, mut ways, mut paths, mut aside } = planned;
         match self.contest.aside(now) {
             Some(Aside::Rejected) if pin.is_empty() => {}
             Some(why) => aside = Some(why),
@@ -229,11 +304,17 @@ impl FamilyState {
         if self.ways.holds(now) {
             ways.clear();
         }
-        Plan { pin, ways, aside }
+        if self.paths.holds(now) && !self.unmarked {
+            paths.clear();
+        }
+        Plan { pin, ways, paths, aside }
     }
 
     /// Takes in what the kernel said, and what people should be told of it.
     fn applied(&mut self, part: Part, op: &Op, outcome: &Outcome) -> Option<Notice> {
+        if let Op::SetMarks(_) = op {
+            self.unmarked = *outcome != Outcome::Done;
+        }
         match (op, outcome) {
             (_, Outcome::Done) => {
                 if let (Op::AddRoute(route), Part::Pin) = (op, part) {
@@ -242,7 +323,7 @@ impl FamilyState {
                 return Some(Notice::Wrote { op: op.clone(), dry: false });
             }
             // Gone already is as good as deleted: the kernel, or somebody, was faster.
-            (Op::DeleteRoute(_) | Op::DeleteRule(_), Outcome::Absent) => return None,
+            (op, Outcome::Absent) if op.removes() => return None,
             (Op::AddRoute(route), Outcome::Exists) if part == Part::Pin => self.taken = Some(route.metric()),
             (_, Outcome::Exists | Outcome::Absent | Outcome::Refused(_)) => {}
         }

@@ -29,6 +29,7 @@ return_after = "2m"
 boot_wait = "0s"
 preempt = "boot"
 placement = "table"
+path_marks = 0x3f00
 within_tier = "multipath"
 
 [[uplink]]
@@ -88,6 +89,7 @@ match.mac = "b8:3f:d2:00:00:01"
         boot_wait: Duration::ZERO,
         preempt: Preempt::Boot,
         placement: Placement::Table,
+        path_rules: PathRules::On(0x3f00),
         within_tier: WithinTier::Multipath,
         uplinks: vec![dpu, management, spare],
     };
@@ -170,6 +172,9 @@ fn every_mistake_is_found_where_it_is() {
         ("mode = \"Steer\"".into(), "`mode` cannot be \"Steer\"", "1:8", "\"steer\", \"observe\""),
         ("preempt = true".into(), "`preempt` must be text, this is true or false", "1:11", "\"always\", \"boot\", \"never\""),
         ("preempt = \"\"".into(), "`preempt` cannot be \"\"", "1:11", "\"always\", \"boot\", \"never\""),
+        ("path_rules = true".into(), "`path_rules` must be text, this is true or false", "1:14", "\"on\", \"off\""),
+        ("path_marks = 0x5".into(), "these are not 2 or more bits in a row", "1:14", "such as 0x78"),
+        ("path_marks = 1".into(), "these are not 2 or more bits in a row", "1:14", "such as 0x78"),
         ("placement = \"tabel\"".into(), "`placement` cannot be \"tabel\"", "1:13", "\"auto\", \"main\", \"table\""),
         // Times.
         ("patience = 1".into(), "`patience` must be text, this is a whole number", "1:12", "\"1s\""),

@@ -24,7 +24,7 @@ const RECEIVE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 const DRAIN_MAX_DATAGRAMS: u32 = 16 * 1024;
 
 /// What is listened to.
-const GROUPS: [libc::c_uint; 8] = [
+const GROUPS: [libc::c_uint; 9] = [
     libc::RTNLGRP_LINK,
     libc::RTNLGRP_IPV4_IFADDR,
     libc::RTNLGRP_IPV6_IFADDR,
@@ -33,6 +33,8 @@ const GROUPS: [libc::c_uint; 8] = [
     libc::RTNLGRP_IPV4_RULE,
     libc::RTNLGRP_IPV6_RULE,
     libc::RTNLGRP_NEXTHOP,
+    // Reverse-path checks.
+    libc::RTNLGRP_IPV4_NETCONF,
 ];
 
 /// What the socket has to say.

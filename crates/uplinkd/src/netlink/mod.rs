@@ -14,7 +14,7 @@ use uplink_core::snapshot::Family;
 pub(crate) use events::{Event, Events};
 #[cfg(any(test, fuzzing))]
 pub(crate) use requests::any_verdict;
-pub(crate) use requests::{RequestError, Requests};
+pub(crate) use requests::{RequestError, Requests, verdict};
 
 /// More than the kernel ever puts into one datagram (it fills dumps to 32 KiB,
 /// `netlink_dump` in `net/netlink/af_netlink.c`).
@@ -33,7 +33,7 @@ pub(crate) struct Message<'a> {
     /// Its `NLM_F_*` flags.
     pub(crate) flags: u16,
     /// The number of the request that it answers.
-    sequence: u32,
+    pub(crate) sequence: u32,
     /// The port of the socket whose request it answers, or whose act it tells; 0 is the kernel itself.
     pub(crate) port: u32,
     /// What follows the netlink header.

@@ -54,6 +54,11 @@ pub(crate) enum RequestError {
 }
 
 impl RequestError {
+    /// A refusal by us and not by the kernel, in its manner.
+    pub(crate) const fn refused(errno: i32) -> Self {
+        Self::Refused { errno, text: String::new() }
+    }
+
     /// The error number that tells most about it.
     pub(crate) fn errno(&self) -> i32 {
         match self {
@@ -185,7 +190,7 @@ impl Requests {
 
 /// What the kernel says at the end of a dump or to a request: both begin with a negative error
 /// number or 0.
-fn verdict(message: &Message<'_>) -> Result<(), RequestError> {
+pub(crate) fn verdict(message: &Message<'_>) -> Result<(), RequestError> {
     let code = message.payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
     if code == 0 {
         return Ok(());

@@ -1,9 +1,21 @@
 //! Reads link messages.
 
+use std::fs;
+
 use nix::libc;
 use uplink_core::snapshot::{Link, LinkIndex, LinkKind, Mac};
 
 use crate::netlink::{Malformed, attributes, number, text};
+
+/// `AF_INET`, as the kind of an attribute.
+const AF_INET: u16 = 2;
+
+/// The settings of an interface in IPv4 (`IFLA_INET_CONF`, `linux/if_link.h`).
+const IFLA_INET_CONF: u16 = 1;
+
+/// Their numbers (`IPV4_DEVCONF_RP_FILTER`, `IPV4_DEVCONF_SRC_VMARK`, `linux/ip.h`).
+const RP_FILTER: usize = 8;
+const SRC_VALID_MARK: usize = 24;
 
 /// The link that a `RTM_NEWLINK` or `RTM_DELLINK` payload describes, without its PCI function.
 /// `None`: the message is not about a link as a whole.
@@ -29,6 +41,8 @@ pub(super) fn decode(payload: &[u8]) -> Result<Option<Link>, Malformed> {
         mac: None,
         master: None,
         pci: None,
+        rp_filter: 0,
+        src_valid_mark: false,
     };
     for attribute in attributes(rest) {
         match attribute? {
@@ -40,6 +54,9 @@ pub(super) fn decode(payload: &[u8]) -> Result<Option<Link>, Malformed> {
             (libc::IFLA_MASTER, value) => link.master = Some(LinkIndex(number(value)?)),
             (libc::IFLA_LINKINFO, value) => link.kind = kind(value)?,
             (libc::IFLA_PROP_LIST, value) => link.altnames = altnames(value)?,
+            (libc::IFLA_AF_SPEC, value) => {
+                (link.rp_filter, link.src_valid_mark) = reverse_path(value)?;
+            }
             _ => {}
         }
     }
@@ -50,6 +67,12 @@ pub(super) fn decode(payload: &[u8]) -> Result<Option<Link>, Malformed> {
         return Err(Malformed);
     }
     Ok(Some(link))
+}
+
+/// `net.ipv4.conf.all.rp_filter`; 0 where it cannot be read. Netlink tells when it changes.
+pub(super) fn rp_filter_of_all() -> u32 {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter").unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
 }
 
 /// `ifi_flags`.
@@ -79,6 +102,23 @@ fn kind(info: &[u8]) -> Result<LinkKind, Malformed> {
     Ok(LinkKind::Other)
 }
 
+/// What `IFLA_AF_SPEC` says of the check of IPv4 packets' way back: `rp_filter` and `src_valid_mark`.
+fn reverse_path(families: &[u8]) -> Result<(u32, bool), Malformed> {
+    let mut settings: &[u8] = &[];
+    for family in attributes(families) {
+        if let (AF_INET, value) = family? {
+            for attribute in attributes(value) {
+                if let (IFLA_INET_CONF, value) = attribute? {
+                    settings = value;
+                }
+            }
+        }
+    }
+    // A row of 32-bit numbers, the first of which is number 1.
+    let setting = |at: usize| settings.chunks_exact(4).nth(at - 1).map_or(Ok(0), number);
+    Ok((setting(RP_FILTER)?, setting(SRC_VALID_MARK)? != 0))
+}
+
 /// The names in `IFLA_PROP_LIST`.
 fn altnames(list: &[u8]) -> Result<Vec<String>, Malformed> {
     let mut names = Vec::new();
@@ -95,7 +135,8 @@ mod tests {
     use netlink_packet_core::{DefaultNla, Emitable};
     use netlink_packet_route::AddressFamily;
     use netlink_packet_route::link::{
-        InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, Prop,
+        AfSpecInet, AfSpecUnspec, InetDevConf, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+        LinkMessage, Prop,
     };
 
     use super::*;
@@ -124,6 +165,8 @@ mod tests {
 
     #[test]
     fn everything_that_matters_is_read() {
+        let mut settings = InetDevConf::default();
+        (settings.rp_filter, settings.src_vmark) = (1, 1);
         let message = message(
             "ens1f0np0",
             LinkFlags::Up | LinkFlags::LowerUp | LinkFlags::Running,
@@ -131,6 +174,7 @@ mod tests {
                 LinkAttribute::Address(vec![0xb8, 0x3f, 0xd2, 0, 0, 1]),
                 LinkAttribute::Controller(9),
                 LinkAttribute::PropList(vec![Prop::AltIfName("dpu".into())]),
+                LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![AfSpecInet::DevConf(settings)])]),
             ],
         );
         let expected = Link {
@@ -143,6 +187,8 @@ mod tests {
             mac: Some(Mac([0xb8, 0x3f, 0xd2, 0, 0, 1])),
             master: Some(LinkIndex(9)),
             pci: None,
+            rp_filter: 1,
+            src_valid_mark: true,
         };
         assert_eq!(decoded(&message), Ok(Some(expected)));
     }

@@ -25,12 +25,13 @@ use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::rule::RuleMessage;
 use nix::libc;
-use uplink_core::snapshot::{Address, Family, Link, Rule, Snapshot, protocol};
+use uplink_core::snapshot::{Address, Family, Link, Rule, Snapshot, Tracking, protocol};
 use uplink_core::time::Instant;
 use uplink_core::undone::Undone;
 
 use crate::clock;
 use crate::netlink::{Event, Events, Malformed, Message, RequestError, Requests, address_family};
+use crate::nftables::{self, Generations, Nftables};
 use route::Kept;
 use state::{Effect, Read, State};
 use undone::Undoings;
@@ -42,6 +43,10 @@ const MALFORMED_LOOKS: u32 = 16;
 /// So long after the end of a route's life it is looked whether it was prolonged. Within a hundredth of
 /// a second the kernel says the same of an end as of none.
 const LIFE_IS_OVER: Duration = Duration::from_millis(30);
+
+/// Our nftables tables are read no more often: who changes nftables tells of every transaction, whatever
+/// it is about, and there are hosts with hundreds a second. The first change is followed at once.
+const TABLES_EVERY: Duration = Duration::from_millis(50);
 
 /// Why the kernel could not be observed.
 #[derive(Debug, thiserror::Error)]
@@ -77,12 +82,18 @@ pub(crate) struct Observer {
     events: Events,
     requests: Requests,
     leases: lease::Reader,
+    /// None where the kernel has no netfilter, or we may not ask it.
+    nftables: Option<(Nftables, Generations)>,
     state: State,
     undoings: Undoings,
     malformed_looks: u32,
     look_due: bool,
     /// When a route may vanish without a message, because it was laid for so long.
     ends_at: Instant,
+    /// nftables changed since our tables were read.
+    tables_due: bool,
+    /// When they may be read again.
+    tables_from: Instant,
 }
 
 impl Observer {
@@ -99,11 +110,14 @@ impl Observer {
             events: Events::open().map_err(ObserveError::Open)?,
             requests: Requests::open().map_err(ObserveError::Open)?,
             leases,
+            nftables: Nftables::open().ok().zip(Generations::open().ok()),
             state,
             undoings: Undoings::default(),
             malformed_looks: MALFORMED_LOOKS,
             look_due: true,
             ends_at: Instant::NEVER,
+            tables_due: false,
+            tables_from: Instant::BOOT,
         };
         observer.look()?;
         Ok(observer)
@@ -115,8 +129,8 @@ impl Observer {
     }
 
     /// When [`Observer::drain`] is due although nothing may happen until then.
-    pub(crate) const fn deadline(&self) -> Instant {
-        self.ends_at
+    pub(crate) fn deadline(&self) -> Instant {
+        if self.tables_due { self.ends_at.min(self.tables_from) } else { self.ends_at }
     }
 
     /// Waits until there is something to drain. May be cancelled at any time; may return although
@@ -125,8 +139,15 @@ impl Observer {
     /// # Errors
     /// Those of the runtime's reactor.
     pub(crate) async fn readable(&self) -> io::Result<()> {
+        let generations = async {
+            match &self.nftables {
+                Some((_, generations)) => generations.readable().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             events = self.events.readable() => events,
+            generations = generations => generations,
             () = self.leases.changed() => Ok(()),
         }
     }
@@ -137,6 +158,8 @@ impl Observer {
     /// [`ObserveError::Events`]: no more events will come.
     pub(crate) fn drain(&mut self) -> Result<Drained, ObserveError> {
         let mut effect = Effect::default();
+        let changed = self.nftables.as_mut().is_some_and(|(_, generations)| generations.drain());
+        effect.tracking |= changed;
         let (state, undoings, looks) = (&mut self.state, &mut self.undoings, &mut self.malformed_looks);
         let mut unreadable = || {
             let look = *looks > 0;
@@ -169,7 +192,7 @@ impl Observer {
 
     /// Reads what events only hint at.
     fn follow(&mut self, effect: Effect) -> Drained {
-        let Effect { mut changed, look, rules, ports } = effect;
+        let Effect { mut changed, look, rules, ports, tracking } = effect;
         let now = clock::now();
         self.look_due |= look;
         if now >= self.ends_at {
@@ -188,10 +211,28 @@ impl Observer {
                 Err(_) => self.look_due = true,
             }
         }
+        // Who begins to track connections tells nobody: we look whenever we are awake, until somebody does.
+        self.tables_due |= tracking;
+        let begins = !self.state.snapshot().tracking.in_use && nftables::is_tracked();
+        if begins || (self.tables_due && now >= self.tables_from) {
+            changed |= self.follow_tables(now);
+        }
         if ports {
             changed |= self.state.replace_ports(pci::dpu_ports());
         }
         Drained { changed, look: self.look_due }
+    }
+
+    /// Reads our nftables tables again. Returns whether they differ.
+    fn follow_tables(&mut self, now: Instant) -> bool {
+        (self.tables_due, self.tables_from) = (false, now + TABLES_EVERY);
+        match self.read_tracking() {
+            Ok(tracking) => self.state.replace_tracking(tracking),
+            Err(_) => {
+                self.look_due = true;
+                false
+            }
+        }
     }
 
     /// Reads everything again. Returns whether the snapshot differs.
@@ -210,8 +251,12 @@ impl Observer {
             routes: self.read_routes(None)?,
             rules: self.read_rules()?,
             dpu_ports: pci::dpu_ports(),
+            rp_filter: link::rp_filter_of_all(),
+            // The pin does not depend on it; the next change of nftables tells it again.
+            tracking: self.read_tracking().unwrap_or_else(|_| self.state.snapshot().tracking.clone()),
         };
         self.look_due = false;
+        self.tables_due = false;
         let differs = self.state.replace(read);
         self.ends_at = self.first_end(clock::now());
         Ok(differs || drained.changed)
@@ -232,16 +277,24 @@ impl Observer {
     /// See [`ObserveError`].
     pub(crate) fn look_at_own(&mut self) -> Result<bool, ObserveError> {
         let drained = self.drain()?;
+        // What was applied may be one of them, and must be seen before it is missed.
+        let tables = self.tables_due && self.follow_tables(clock::now());
         let own = self.read_routes(Some(protocol::UPLINKD))?;
         let rules = self.read_rules()?;
         let effect = self.state.replace_own(own);
-        let mut changed = drained.changed | effect.changed;
+        let mut changed = drained.changed | effect.changed | tables;
         changed |= self.state.replace_rules(rules);
         self.look_due |= effect.look;
         if self.look_due {
             changed |= self.look()?;
         }
         Ok(changed)
+    }
+
+    fn read_tracking(&mut self) -> Result<Tracking, ObserveError> {
+        let before = self.state.snapshot().tracking.in_use;
+        let tables = self.nftables.as_mut().map(|(tables, _)| tables);
+        nftables::read(tables, before).map_err(|source| ObserveError::Dump { what: "nftables", source })
     }
 
     fn read_links(&mut self) -> Result<Vec<Link>, ObserveError> {
@@ -356,6 +409,18 @@ mod tests {
     fn with_observer(test: impl FnOnce(Observer)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         runtime.block_on(async { test(Observer::open().unwrap()) });
+    }
+
+    #[test]
+    fn who_changes_nftables_all_the_time_does_not_make_us_read_all_the_time() {
+        with_observer(|mut observer| {
+            observer.tables_from = clock::now() + Duration::from_secs(60);
+            observer.follow(Effect { tracking: true, ..Effect::default() });
+            assert!(observer.tables_due && observer.deadline() <= observer.tables_from);
+            // What we did ourselves is looked at, whoever else is at work.
+            observer.look_at_own().unwrap();
+            assert!(!observer.tables_due);
+        });
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Reads rule messages.
 
-use uplink_core::snapshot::{Family, Prefix, Rule};
+use uplink_core::snapshot::{Family, Mark, Prefix, Rule};
 
 use super::ip;
 use crate::netlink::{Malformed, attributes, number};
@@ -10,9 +10,11 @@ mod fra {
     pub(super) const DST: u16 = 1;
     pub(super) const SRC: u16 = 2;
     pub(super) const PRIORITY: u16 = 6;
+    pub(super) const FWMARK: u16 = 10;
     pub(super) const SUPPRESS_IFGROUP: u16 = 13;
     pub(super) const SUPPRESS_PREFIXLEN: u16 = 14;
     pub(super) const TABLE: u16 = 15;
+    pub(super) const FWMASK: u16 = 16;
     pub(super) const PAD: u16 = 18;
     pub(super) const PROTOCOL: u16 = 21;
 }
@@ -27,6 +29,9 @@ const NOTHING: u32 = u32::MAX;
 /// `FIB_RULE_UNRESOLVED`, `FIB_RULE_IIF_DETACHED`, `FIB_RULE_OIF_DETACHED`.
 const STATE_FLAGS: u32 = 0x1 | 0x4 | 0x8 | 0x10;
 
+/// It selects all other packets (`FIB_RULE_INVERT`).
+const INVERTED: u32 = 0x2;
+
 /// The rule that a message's payload describes; `None` if it is neither IPv4 nor IPv6.
 pub(super) fn decode(payload: &[u8]) -> Result<Option<Rule>, Malformed> {
     // struct fib_rule_hdr, linux/fib_rules.h
@@ -36,6 +41,7 @@ pub(super) fn decode(payload: &[u8]) -> Result<Option<Rule>, Malformed> {
         return Ok(None);
     };
     let mut table = u32::from(table);
+    let (mut mark, mut mask) = (0, 0);
     let mut rule = Rule {
         family,
         priority: 0,
@@ -43,6 +49,7 @@ pub(super) fn decode(payload: &[u8]) -> Result<Option<Rule>, Malformed> {
         table: None,
         from: selector(family, from_length),
         to: selector(family, to_length),
+        mark: None,
         suppress_prefix_length: None,
         more: tos != 0 || u32::from_ne_bytes(flags) & !STATE_FLAGS != 0,
     };
@@ -57,11 +64,15 @@ pub(super) fn decode(payload: &[u8]) -> Result<Option<Rule>, Malformed> {
                 rule.suppress_prefix_length = Some(number(value)?).filter(|&n| n != NOTHING);
             }
             (fra::SUPPRESS_IFGROUP, value) => rule.more |= number(value)? != NOTHING,
+            (fra::FWMARK, value) => mark = number(value)?,
+            (fra::FWMASK, value) => mask = number(value)?,
             (fra::PAD, _) => {}
             // Another selector or option, perhaps one that did not exist yet today.
             _ => rule.more = true,
         }
     }
+    let inverted = u32::from_ne_bytes(flags) & INVERTED != 0;
+    rule.mark = (mask != 0 && !inverted).then_some(Mark { value: mark, mask });
     rule.table = (action == LOOKUP && table != 0).then_some(table);
     Ok(Some(rule))
 }
@@ -110,6 +121,7 @@ mod tests {
             table: Some(70_000),
             from: None,
             to: None,
+            mark: None,
             suppress_prefix_length: None,
             more: false,
         };
@@ -134,8 +146,15 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_has_a_mask() {
+        let rule = decoded(|m| m.attributes.extend([RuleAttribute::FwMark(2), RuleAttribute::FwMask(0x1f)]));
+        assert_eq!(rule.mark, Some(Mark { value: 2, mask: 0x1f }));
+        assert!(!rule.more);
+    }
+
+    #[test]
     fn what_is_not_listed_is_more() {
-        assert!(decoded(|m| m.attributes.push(RuleAttribute::FwMark(1))).more);
+        assert!(decoded(|m| m.attributes.push(RuleAttribute::IpProtocol(6.into()))).more);
         assert!(decoded(|m| m.attributes.push(RuleAttribute::SuppressIfGroup(3))).more);
         assert!(decoded(|m| m.header.tos = 4).more);
         assert!(decoded(|m| m.header.flags = RuleFlags::Invert).more);

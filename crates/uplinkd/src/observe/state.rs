@@ -9,7 +9,7 @@ use nix::libc::{
 };
 use uplink_core::lease::Leases;
 use uplink_core::snapshot::{
-    Address, Family, Link, LinkIndex, PciPort, Prefix, Route, Rule, Snapshot, protocol,
+    Address, Family, Link, LinkIndex, PciPort, Prefix, Route, Rule, Snapshot, Tracking, protocol,
 };
 
 use super::route::{Kept, Life};
@@ -19,6 +19,13 @@ use crate::netlink::{Malformed, Message, attributes, number};
 /// Messages about next-hop objects (`linux/rtnetlink.h`).
 const RTM_NEWNEXTHOP: u16 = 104;
 const RTM_DELNEXTHOP: u16 = 105;
+
+/// A setting of IPv4 changed (`linux/rtnetlink.h`), and what is in it (`linux/netconf.h`).
+const RTM_NEWNETCONF: u16 = 80;
+const NETCONFA_IFINDEX: u16 = 1;
+const NETCONFA_RP_FILTER: u16 = 3;
+/// The setting of all interfaces (-1).
+const NETCONFA_IFINDEX_ALL: u32 = u32::MAX;
 
 /// The number of a next-hop object (`NHA_ID`, `linux/nexthop.h`).
 const NHA_ID: u16 = 1;
@@ -38,10 +45,12 @@ pub(super) struct Effect {
     pub(super) rules: bool,
     /// A PCI function got or lost its interface: read the bus again.
     pub(super) ports: bool,
+    /// nftables changed: read our tables again.
+    pub(super) tracking: bool,
 }
 
 impl Effect {
-    const NONE: Self = Self { changed: false, look: false, rules: false, ports: false };
+    const NONE: Self = Self { changed: false, look: false, rules: false, ports: false, tracking: false };
     pub(super) const CHANGED: Self = Self { changed: true, ..Self::NONE };
     pub(super) const LOOK: Self = Self { look: true, ..Self::NONE };
     pub(super) const RULES: Self = Self { rules: true, ..Self::NONE };
@@ -53,6 +62,7 @@ impl Effect {
             look: self.look || other.look,
             rules: self.rules || other.rules,
             ports: self.ports || other.ports,
+            tracking: self.tracking || other.tracking,
         }
     }
 }
@@ -93,6 +103,7 @@ impl State {
             // A rule may stand there twice, and two rules may look the same from here: which one is
             // gone cannot be told from the message. There are few of them, and they rarely change.
             RTM_NEWRULE | RTM_DELRULE => Some(Effect::RULES),
+            RTM_NEWNETCONF => Some(self.netconf_changed(payload)?),
             RTM_NEWNEXTHOP | RTM_DELNEXTHOP => Some(self.nexthop_changed(payload)?),
             _ => None,
         }
@@ -107,13 +118,14 @@ impl State {
 
     /// Puts everything that was read in the place of what was known. Returns whether that differs.
     pub(super) fn replace(&mut self, read: Read) -> bool {
-        let Read { links, mut addresses, routes, rules, dpu_ports } = read;
+        let Read { links, mut addresses, routes, rules, dpu_ports, rp_filter, tracking } = read;
         self.nexthops.clear();
         let routes = self.living(routes);
         addresses.sort_by_key(address_place);
         let links = links.into_iter().map(|link| (link.index, self.identified(link))).collect();
         let leases = self.snapshot.leases.clone();
-        let mut snapshot = Snapshot { links, addresses, routes, rules, dpu_ports, leases };
+        let mut snapshot =
+            Snapshot { links, addresses, routes, rules, dpu_ports, leases, rp_filter, tracking };
         drop_dead_routes(&mut snapshot);
         let differs = snapshot != self.snapshot;
         self.snapshot = snapshot;
@@ -168,6 +180,38 @@ impl State {
         let differs = leases != self.snapshot.leases;
         self.snapshot.leases = leases;
         differs
+    }
+
+    /// Puts this in the place of what was known of connection tracking. Returns whether it differs.
+    pub(super) fn replace_tracking(&mut self, tracking: Tracking) -> bool {
+        let differs = tracking != self.snapshot.tracking;
+        self.snapshot.tracking = tracking;
+        differs
+    }
+
+    /// A setting of IPv4 changed, of one interface or of all.
+    fn netconf_changed(&mut self, payload: &[u8]) -> Result<Effect, Malformed> {
+        // struct netconfmsg, linux/netconf.h, padded
+        let (_, rest) = payload.split_first_chunk::<4>().ok_or(Malformed)?;
+        let (mut index, mut rp_filter) = (None, None);
+        for attribute in attributes(rest) {
+            match attribute? {
+                (NETCONFA_IFINDEX, value) => index = Some(number(value)?),
+                (NETCONFA_RP_FILTER, value) => rp_filter = Some(number(value)?),
+                _ => {}
+            }
+        }
+        let (Some(index), Some(rp_filter)) = (index, rp_filter) else { return Ok(Effect::NONE) };
+        let setting = match index {
+            NETCONFA_IFINDEX_ALL => Some(&mut self.snapshot.rp_filter),
+            // Also that of no interface yet, which has no number that is in use.
+            index => self.snapshot.links.get_mut(&LinkIndex(index)).map(|link| &mut link.rp_filter),
+        };
+        let Some(setting) = setting.filter(|setting| **setting != rp_filter) else {
+            return Ok(Effect::NONE);
+        };
+        *setting = rp_filter;
+        Ok(Effect::CHANGED)
     }
 
     /// The link with the PCI function behind it, which is looked up only if it is new or renamed.
@@ -358,6 +402,10 @@ pub(super) struct Read {
     pub(super) rules: Vec<Rule>,
     /// The BlueField functions on the PCI bus.
     pub(super) dpu_ports: Vec<PciPort>,
+    /// `net.ipv4.conf.all.rp_filter`.
+    pub(super) rp_filter: u32,
+    /// Connection tracking.
+    pub(super) tracking: Tracking,
 }
 
 /// The order of the snapshot's routes. Sorting by it keeps the kernel's order among those that
@@ -699,6 +747,8 @@ mod tests {
             routes: routes.iter().map(kept).collect(),
             rules: Vec::new(),
             dpu_ports: Vec::new(),
+            rp_filter: 0,
+            tracking: Tracking::default(),
         };
         assert!(!state.replace(read(vec![default_route(1, "10.0.0.1", 1)])));
         // The last one leads through a link that does not exist: the kernel is about to drop it.

@@ -54,7 +54,7 @@ pub(super) fn undoing(message: &Message<'_>, known: &Snapshot) -> Option<(Family
             let gone = OwnRule::claim(&rule::decode(message.payload).ok()??)?;
             match gone.form() {
                 RuleForm::MainWithoutDefault | RuleForm::Pin => Some((gone.family(), Undoing::DeletesRule)),
-                RuleForm::Probe { .. } => None,
+                RuleForm::Probe { .. } | RuleForm::Connection { .. } | RuleForm::Source { .. } => None,
             }
         }
         RTM_NEWROUTE => {

@@ -7,10 +7,10 @@ use uplink_core::event::Outcome;
 use uplink_core::lease::Unreadable;
 use uplink_core::own::{Op, OwnRoute};
 use uplink_core::policy::{Mode, Target};
-use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, Mac, TABLE_MAIN};
+use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, Mac, Mark, TABLE_MAIN};
 use uplink_core::status::{
-    Aside, Cause, Change, FamilyStatus, GatewaySource, Health, Kind, Notice, PathStatus, Reason, Status,
-    TargetStatus, UplinkStatus,
+    Aside, Cause, Change, FamilyStatus, GatewaySource, Health, Kind, Notice, PathRulesState, PathRulesStatus,
+    PathStatus, Reason, Status, TargetStatus, UplinkStatus,
 };
 use uplink_core::time::Instant;
 use uplink_core::undone::{Program, Undoing, Undone};
@@ -39,6 +39,7 @@ pub(crate) fn status() -> Status {
                 since: at(20),
                 pin: Some(pin()),
                 aside: None,
+                path_rules: PathRulesState::Connections,
                 undone_by: None,
             },
             FamilyStatus {
@@ -48,6 +49,7 @@ pub(crate) fn status() -> Status {
                 since: at(990),
                 pin: None,
                 aside: None,
+                path_rules: PathRulesState::Sources,
                 undone_by: Some(undone()),
             },
         ],
@@ -85,6 +87,12 @@ fn uplinks() -> Vec<UplinkStatus> {
             TargetStatus { target: Target::Icmp(ip("10.0.0.53")), answers: Some(true) },
             TargetStatus { target: Target::Tcp("[2001:db8::10]:6443".parse().unwrap()), answers: None },
         ],
+        path_rules: Some(PathRulesStatus {
+            table: 117_000_003,
+            mark: Some(Mark { value: 1, mask: 0x1f }),
+            sources: vec![ip("10.0.120.2")],
+            src_valid_mark: true,
+        }),
     };
     let down = PathStatus {
         family: Family::Ipv6,
@@ -97,6 +105,7 @@ fn uplinks() -> Vec<UplinkStatus> {
         returns_at: Some(at(1030)),
         asked: Some(Kind::Neighbour),
         targets: vec![],
+        path_rules: None,
     };
     let management =
         PathStatus { health: Health::Up, returns_at: None, loss_percent: Some(2), ..down.clone() };
@@ -115,6 +124,7 @@ fn uplinks() -> Vec<UplinkStatus> {
         asked: None,
         returns_at: None,
         targets: vec![],
+        path_rules: None,
     };
     let uplink = |name: &str, interface: Option<&str>, tier, paths| UplinkStatus {
         name: name.to_owned(),

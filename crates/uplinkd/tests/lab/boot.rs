@@ -103,7 +103,7 @@ pub(crate) fn no_default_route() -> Outcome {
     site.lay_default(&site.mgmt, "mgmt", site.mgmt.metric)?;
     elects(&daemon, "mgmt")?;
     site.lay_default(&site.port, "port", site.port.metric)?;
-    let before = site.worker.table_text()?;
+    let before = scene::foreign(&site.worker)?;
     elects(&daemon, DPU)?;
     for address in INTERNET {
         leads(&site.worker, address, "port")?;

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
-use uplink_core::snapshot::{Family, protocol};
+use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
 use uplink_lab::{Change, End, Site, now};
 
-use crate::scene::{Outcome, PATIENCE, PCI, PROMPT, SOON, Scene, trial};
+use crate::scene::{Outcome, PATIENCE, PCI, PROMPT, SOON, Scene, is_pin, trial};
 
 /// What the port without configuration is called.
 const DPU: &str = "dpu-0000:03:00.0";
@@ -149,7 +149,7 @@ fn another_subnet() -> Outcome {
          address delete fd00:120::2/64 dev port\n",
     )?;
     let follows = |change: &Change| {
-        matches!(change, Change::RouteAdded(route) if route.protocol == protocol::UPLINKD
+        matches!(change, Change::RouteAdded(route) if is_pin(route)
             && route.gateway == Some([10, 0, 121, 1].into()))
     };
     scene.changes.wait_for("a pin to the new gateway", since, SOON, follows)?;
@@ -176,8 +176,7 @@ fn source_gone() -> Outcome {
     let since = scene.changes.caught_up()?;
     // Both default routes through the port go with it, without a message.
     scene.site.worker.ip("address delete 10.0.120.2/24 dev port")?;
-    let laid =
-        |change: &Change| matches!(change, Change::RouteAdded(route) if route.protocol == protocol::UPLINKD);
+    let laid = |change: &Change| matches!(change, Change::RouteAdded(route) if is_pin(route));
     scene.changes.wait_for("a pin", since, SOON, laid).map_err(|error| scene.explain(&error.to_string()))?;
     scene.leads_to("port")?;
     scene.becomes(DPU, Family::Ipv4, "up")?;

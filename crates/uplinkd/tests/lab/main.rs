@@ -12,6 +12,7 @@
 mod advertisements;
 mod aside;
 mod boot;
+mod capture;
 mod configuration;
 mod control;
 mod dhcp;
@@ -22,6 +23,7 @@ mod lifecycle;
 mod links;
 mod loss;
 mod managers;
+mod paths;
 mod placement;
 mod program;
 mod routes;
@@ -52,6 +54,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     links::trials,
     loss::trials,
     managers::trials,
+    paths::trials,
     placement::trials,
     routes::trials,
     seed::trials,

@@ -7,12 +7,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
-use uplink_core::snapshot::{Family, protocol};
+use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
 use uplink_lab::{Change, Fault, Uplink, now, pass};
 
 use crate::program::uplinkctl;
-use crate::scene::{BRISK, INTERNET, Outcome, SOON, Scene, defaults, site_with_metrics, trial};
+use crate::scene::{BRISK, INTERNET, Outcome, SOON, Scene, defaults, of_pin, site_with_metrics, trial};
 
 /// Within this the table is right again; the promise (10 ms for 95 of 100) is for an idle host.
 const RIGHT_AGAIN: Duration = Duration::from_millis(100);
@@ -68,8 +68,7 @@ fn pin_deleted() -> Outcome {
 fn is_pin(wanted: Family, added: bool) -> impl FnMut(&Change) -> bool {
     move |change| {
         let is_added = matches!(change, Change::RouteAdded(_));
-        let ours = change.protocol() == Some(protocol::UPLINKD);
-        ours && is_added == added && change.route().is_some_and(|route| route.family == wanted)
+        of_pin(change) && is_added == added && change.route().is_some_and(|route| route.family == wanted)
     }
 }
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
+use uplink_core::own::{PRIORITY_PIN, TABLE_MAIN_OR_PIN};
 use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
 use uplink_lab::{
-    Change, Changes, Daemon, DaemonBuilder, Fault, INTERNET4, INTERNET6, Lag, Lateness, Lookups, Site,
+    Change, Changes, Daemon, DaemonBuilder, Fault, Host, INTERNET4, INTERNET6, Lag, Lateness, Lookups, Site,
     Stamped, Stream, StreamReport, Uplink, now, pass,
 };
 
@@ -194,17 +195,16 @@ impl Scene {
         if moved.is_empty() { Ok(()) } else { Err(self.explain(&format!("moved: {moved:?}"))) }
     }
 
-    /// Routes and rules of ours that were written since.
+    /// Pins, and rules that lead to them, that were written since.
     pub(crate) fn writes(&self, since: Instant) -> Result<Vec<Stamped<Change>>, Failed> {
         self.changes.caught_up()?;
-        let ours = |change: &Stamped<Change>| change.what.protocol() == Some(protocol::UPLINKD);
-        Ok(self.changes.since(since).into_iter().filter(ours).collect())
+        Ok(self.changes.since(since).into_iter().filter(|change| of_pin(&change.what)).collect())
     }
 
     /// Our pin's metric in the main table, or in the table of placement `table`.
     pub(crate) fn pins(&self, family: Family) -> Result<Vec<uplink_lab::Route>, Failed> {
         let routes = self.site.worker.default_routes(family)?;
-        Ok(routes.into_iter().filter(|route| route.protocol == protocol::UPLINKD).collect())
+        Ok(routes.into_iter().filter(is_pin).collect())
     }
 
     /// What the status says of an uplink, by its name or its interface.
@@ -247,9 +247,7 @@ impl Scene {
 
     /// The worker's table without what is ours.
     pub(crate) fn foreign(&self) -> Result<String, Failed> {
-        let text = self.site.worker.table_text()?;
-        let foreign = text.lines().filter(|line| !format!("{line} ").contains(" proto 117 "));
-        Ok(foreign.collect::<Vec<_>>().join("\n"))
+        foreign(&self.site.worker)
     }
 
     /// What a family's status says of one thing: `pin`, `aside`, `elected`, ….
@@ -337,6 +335,29 @@ impl Scene {
         let log = self.daemon.log();
         let lines: Vec<String> = log.iter().map(|line| format!("  {} {}", line.at, line.what)).collect();
         format!("{what}\nnow: {}\nthe daemon's log:\n{}", now(), lines.join("\n")).into()
+    }
+}
+
+/// A host's table without what is ours.
+pub(crate) fn foreign(host: &Host) -> Result<String, Failed> {
+    let text = host.table_text()?;
+    let foreign = text.lines().filter(|line| !format!("{line} ").contains(" proto 117 "));
+    Ok(foreign.collect::<Vec<_>>().join("\n"))
+}
+
+/// It is our one route that outranks the foreign ones, and not one in an uplink's own table.
+pub(crate) fn is_pin(route: &uplink_lab::Route) -> bool {
+    route.protocol == protocol::UPLINKD && TABLE_MAIN_OR_PIN.contains(&route.table)
+}
+
+/// A pin was written, or a rule that leads to it.
+pub(crate) fn of_pin(change: &Change) -> bool {
+    match change {
+        Change::RouteAdded(route) | Change::RouteDeleted(route) => is_pin(route),
+        Change::RuleAdded(rule) | Change::RuleDeleted(rule) => {
+            rule.protocol == protocol::UPLINKD && rule.priority == PRIORITY_PIN
+        }
+        _ => false,
     }
 }
 

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
-use uplink_core::snapshot::{Family, TABLE_MAIN, protocol};
+use uplink_core::snapshot::{Family, TABLE_MAIN};
 use uplink_core::time::Instant;
-use uplink_lab::{Change, End, Fault, PciFunction, Route, Site, now, pass};
+use uplink_lab::{End, Fault, PciFunction, Route, Site, now, pass};
 
 use crate::lifecycle::end;
 use crate::scene::{
-    BRISK, INTERNET, Outcome, PATIENCE, PCI, SOON, Scene, defaults, site_with_metrics, trial,
+    BRISK, INTERNET, Outcome, PATIENCE, PCI, SOON, Scene, defaults, of_pin, site_with_metrics, trial,
 };
 use crate::{aside, boot, links, uplinks};
 
@@ -524,8 +524,7 @@ fn seed_defect_20_stopped() -> Outcome {
     scene.start_again(BRISK)?;
     scene.leads_to("port")?;
     let fault = scene.site.port.cable.fault(&[Fault::Silent]);
-    let ours = |change: &Change| change.protocol() == Some(protocol::UPLINKD);
-    scene.changes.wait_for("the first act of a switch", fault, SOON, ours)?;
+    scene.changes.wait_for("the first act of a switch", fault, SOON, of_pin)?;
     scene.finish()?;
     Ok(())
 }

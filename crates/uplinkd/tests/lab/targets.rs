@@ -123,7 +123,10 @@ fn own_path() -> Outcome {
     let targets = format!(
         "{{ icmp = \"{INTERNET4}\" }}, {{ tcp = \"{INTERNET4}:6443\" }}, {{ icmp = \"{INTERNET6}\" }}"
     );
-    let config = format!("boot_wait = \"1s\"\npreempt = \"never\"\n{}need = \"all\"\n", port(&targets));
+    let config = format!(
+        "boot_wait = \"1s\"\npreempt = \"never\"\npath_rules = \"off\"\n{}need = \"all\"\n",
+        port(&targets)
+    );
     let scene = Scene::begin(site, &config)?;
     for family in Family::ALL {
         scene.becomes("port", family, "upstream")?;

@@ -46,7 +46,7 @@ fn static_port_silent() -> Outcome {
     waited_for_the_port(&worker)?;
     worker.site.port.cable.heal();
     worker.leads_to("port", SOON)?;
-    worker.has_none_of_ours()
+    worker.has_no_pin()
 }
 
 fn mgmt_silent() -> Outcome {

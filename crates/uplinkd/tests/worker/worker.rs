@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
-use uplink_core::snapshot::protocol;
+use uplink_core::own::TABLE_MAIN_OR_PIN;
+use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
 use uplink_lab::{
-    Container, DhcpServer, INTERNET4, INTERNET6, Lookups, Offer, RouterAdvertiser, Site, Uplink, now, pass,
+    Container, DhcpServer, INTERNET4, INTERNET6, Lookups, Offer, Route, RouterAdvertiser, Site, Uplink, now,
+    pass,
 };
 
 use crate::TREE;
@@ -193,6 +195,19 @@ impl Worker {
     pub(crate) fn has_none_of_ours(&self) -> Outcome {
         let (ours, _) = self.table()?;
         if ours.is_empty() { Ok(()) } else { Err(self.explain(&format!("left: {ours:?}"))) }
+    }
+
+    /// No route of ours outranks the others.
+    pub(crate) fn has_no_pin(&self) -> Outcome {
+        for family in Family::ALL {
+            let is_pin = |route: &Route| {
+                route.protocol == protocol::UPLINKD && TABLE_MAIN_OR_PIN.contains(&route.table)
+            };
+            if let Some(pin) = self.site.worker.default_routes(family)?.into_iter().find(is_pin) {
+                return Err(self.explain(&format!("a pin: {pin:?}")));
+            }
+        }
+        Ok(())
     }
 
     /// Waits until lookups saw both families move to this interface.

@@ -9,8 +9,10 @@ use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof};
 use proptest::sample::{select, subsequence};
 use uplink_core::memory::{Known, Memory, Remembered};
 use uplink_core::own::TABLE_PIN;
-use uplink_core::policy::{Match, Mode, Need, Placement, Policy, Preempt, UplinkPolicy, WithinTier};
-use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, Mac, TABLE_MAIN, Weight};
+use uplink_core::policy::{
+    Match, Mode, Need, PathRules, Placement, Policy, Preempt, UplinkPolicy, WithinTier,
+};
+use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, Mac, Mark, TABLE_MAIN, Weight};
 use uplink_core::time::Instant;
 
 use super::event::{Event, Health, Odd, Refusal, Write, targets};
@@ -88,6 +90,7 @@ fn pace_event() -> BoxedStrategy<Event> {
     let refusal = prop_oneof![
         2 => Just(Refusal::Nothing),
         1 => Just(Refusal::Rules),
+        1 => Just(Refusal::Marks),
         1 => select(vec![TABLE_MAIN, TABLE_PIN]).prop_map(Refusal::Table),
     ];
     prop_oneof![
@@ -100,7 +103,7 @@ fn pace_event() -> BoxedStrategy<Event> {
 }
 
 fn write() -> BoxedStrategy<Write> {
-    prop_oneof![4 => interface(), 6 => route(), 1 => guest()].boxed()
+    prop_oneof![4 => interface(), 6 => route(), 1 => guest(), 2 => marks()].boxed()
 }
 
 fn interface() -> BoxedStrategy<Write> {
@@ -157,6 +160,21 @@ fn guest() -> BoxedStrategy<Write> {
     .boxed()
 }
 
+/// What matters to path rules.
+fn marks() -> BoxedStrategy<Write> {
+    let mark = select(vec![(0x200, 0xf00), (1, u32::MAX), (0x10, u32::MAX)]);
+    let mark = mark.prop_map(|(value, mask)| Mark { value, mask });
+    prop_oneof![
+        3 => Just(Write::Track),
+        3 => (link(), 0u32..3).prop_map(|(link, rp_filter)| Write::Check(link, rp_filter)),
+        2 => any::<bool>().prop_map(Write::MarksGo),
+        2 => Just(Write::PathRulesGo),
+        1 => (family(), mark).prop_map(|(family, mark)| Write::ByMark(family, mark)),
+        1 => Just(Write::ByMarkGoes),
+    ]
+    .boxed()
+}
+
 /// The second card is there at times only.
 fn link() -> impl Strategy<Value = LinkIndex> {
     prop_oneof![3 => Just(PORT), 3 => Just(MGMT), 2 => Just(PORT_B)]
@@ -192,12 +210,18 @@ fn policy() -> impl Strategy<Value = Policy> {
     let placement = select(vec![Placement::Auto, Placement::Main, Placement::Table]);
     let preempt = select(vec![Preempt::Always, Preempt::Boot, Preempt::Never]);
     let mode = prop_oneof![7 => Just(Mode::Steer), 1 => Just(Mode::Observe)];
-    let all = (mode, patience, placement, preempt, within_tier(), uplinks());
-    all.prop_map(|(mode, patience, placement, preempt, within_tier, uplinks)| Policy {
+    let path_rules = prop_oneof![
+        4 => Just(PathRules::default()),
+        1 => Just(PathRules::Off),
+        1 => Just(PathRules::On(0x3000)),
+    ];
+    let all = (mode, patience, placement, preempt, path_rules, within_tier(), uplinks());
+    all.prop_map(|(mode, patience, placement, preempt, path_rules, within_tier, uplinks)| Policy {
         mode,
         patience,
         placement,
         preempt,
+        path_rules,
         within_tier,
         uplinks,
         ..Policy::default()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use uplink_core::memory::Memory;
 use uplink_core::policy::{Policy, Target};
-use uplink_core::snapshot::{Family, Hop, LinkIndex, Mac, Route, protocol};
+use uplink_core::snapshot::{Family, Hop, LinkIndex, Mac, Mark, Route, protocol};
 
 use crate::sim::bench::{Bench, Observer};
 use crate::sim::kernel::Errno;
@@ -114,6 +114,18 @@ pub(super) enum Write {
     Rename,
     /// The host forwards IPv6, or does not.
     Forwarding(bool),
+    /// Somebody begins to track connections.
+    Track,
+    /// The reverse-path check of a link.
+    Check(LinkIndex, u32),
+    /// Somebody flushes nftables, or changes our table.
+    MarksGo(bool),
+    /// Somebody deletes the rules of ours that are not the pin's.
+    PathRulesGo,
+    /// Somebody routes by these bits of the marks.
+    ByMark(Family, Mark),
+    /// Nobody does any more.
+    ByMarkGoes,
 }
 
 /// How a link's gateways are.
@@ -144,6 +156,7 @@ pub(super) enum Refusal {
     Nothing,
     Rules,
     Table(u32),
+    Marks,
 }
 
 impl Event {
@@ -209,12 +222,14 @@ impl Event {
             Self::Disorder(jitter, copies) => (bench.world.jitter, bench.world.copies) = (*jitter, *copies),
             Self::Refuse(refusal) => {
                 let table = |table| [(table, EPERM)].into();
-                let (rules, tables) = match refusal {
-                    Refusal::Nothing => (None, [].into()),
-                    Refusal::Rules => (Some(EPERM), [].into()),
-                    Refusal::Table(number) => (None, table(*number)),
+                let (rules, tables, marks) = match refusal {
+                    Refusal::Nothing => (None, [].into(), None),
+                    Refusal::Rules => (Some(EPERM), [].into(), None),
+                    Refusal::Table(number) => (None, table(*number), None),
+                    Refusal::Marks => (None, [].into(), Some(EPERM)),
                 };
                 (bench.kernel.refuse_rules, bench.kernel.refuse_tables) = (rules, tables);
+                bench.kernel.refuse_marks = marks;
             }
         }
     }
@@ -267,6 +282,18 @@ impl Write {
                 }
             }
             Self::Forwarding(forwarding) => bench.kernel.forwarding = *forwarding,
+            Self::Track => {
+                bench.kernel.tracked = true;
+                bench.kernel.changes += 1;
+            }
+            Self::Check(link, rp_filter) => {
+                bench.kernel.links.get_mut(link).into_iter().for_each(|link| link.rp_filter = *rp_filter);
+                bench.kernel.changes += 1;
+            }
+            Self::MarksGo(whole) => bench.marks_go(*whole),
+            Self::PathRulesGo => bench.path_rules_go(),
+            Self::ByMark(family, mark) => bench.routes_by_mark(*family, *mark),
+            Self::ByMarkGoes => bench.nobody_routes_by_mark(),
         }
     }
 }
@@ -299,6 +326,8 @@ pub(super) fn repair(bench: &mut Bench) {
     (bench.world.jitter, bench.world.copies) = (Duration::ZERO, 1);
     (bench.lateness, bench.slowness, bench.meanwhile) = (Duration::ZERO, Duration::ZERO, None);
     (bench.kernel.refuse_rules, bench.kernel.refuse_tables) = (None, [].into());
+    bench.kernel.refuse_marks = None;
+    bench.nobody_routes_by_mark();
     let second = Some(PORT_B).filter(|second| bench.kernel.links.contains_key(second));
     if second.is_none() {
         bench.kernel.dpu_ports.retain(|port| port.address == dpu_port(3).address);

@@ -3,6 +3,7 @@
 mod draw;
 mod event;
 mod host;
+mod paths;
 mod plan;
 mod soak;
 

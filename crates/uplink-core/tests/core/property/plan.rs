@@ -132,7 +132,7 @@ proptest! {
             // Another process may have laid it.
             laid: current_pin(&kernel.snapshot(), family).filter(|pin| laid && *pin.legs() == both(family)),
         });
-        let mut planned = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[]);
+        let mut planned = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[], &[]);
         let hidden = standing.iter().any(|one| matches!(one, Standing::Multipath(_, _, true)));
         // What IPv6 joined with ours is seen when ours is gone.
         for _ in 0..if hidden { 3 } else { 1 } {
@@ -155,10 +155,10 @@ proptest! {
                 }
             }
             if hidden {
-                planned = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[]);
+                planned = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[], &[]);
             }
         }
-        let again = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[]);
+        let again = plan(&kernel.snapshot(), &policy, family, wanted.as_ref(), &[], &[]);
         prop_assert_eq!(&again.pin, &Vec::new());
         if let Some(wanted) = wanted {
             let ways = kernel.default_ways(family);
@@ -225,16 +225,16 @@ proptest! {
             }
         }
         let policy = Policy::default();
-        let planned = plan(&kernel.snapshot(), &policy, Family::Ipv4, None, &ways);
+        let planned = plan(&kernel.snapshot(), &policy, Family::Ipv4, None, &ways, &[]);
         prop_assert_eq!(&planned.pin, &Vec::new());
         for op in &planned.ways {
             prop_assert_eq!(kernel.carry_out(op), Outcome::Done, "{}", op);
         }
-        let again = plan(&kernel.snapshot(), &policy, Family::Ipv4, None, &ways);
+        let again = plan(&kernel.snapshot(), &policy, Family::Ipv4, None, &ways, &[]);
         prop_assert_eq!(&again.ways, &Vec::new());
         for way in &ways {
             let (from, bound) = (Some(way.from.address), Some(way.hop.link));
-            let led = kernel.lookup(Packet { to: way.to.address, from, bound });
+            let led = kernel.lookup(Packet { to: way.to.address, from, mark: 0, bound });
             prop_assert_eq!(led, Ok(way.hop.clone()));
         }
         prop_assert!(!ways.is_empty() || !kernel.has_ours());

@@ -9,12 +9,12 @@ use crate::sim::{ms, secs};
 #[test]
 fn who_deletes_the_pin_over_and_over_is_yielded_to_for_a_while() {
     let mut bench = steered_worker();
-    let before = bench.writes();
+    let before = bench.pin_writes();
     for _ in 0..100 {
         bench.pins_go();
         bench.run(ms(50));
     }
-    let written = bench.writes() - before;
+    let written = bench.pin_writes() - before;
     assert!(written <= 60, "{written} writes");
     let said = bench
         .notices

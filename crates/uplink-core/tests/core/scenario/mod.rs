@@ -12,6 +12,7 @@ mod loss;
 mod managers;
 mod multipath;
 mod pace;
+mod paths;
 mod pin;
 mod reload;
 mod restart;

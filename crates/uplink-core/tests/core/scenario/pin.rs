@@ -1,7 +1,7 @@
 //! Where the pin stands, and what it says.
 
 use uplink_core::own::{OwnRoute, TABLE_PIN};
-use uplink_core::policy::{Placement, Policy};
+use uplink_core::policy::{PathRules, Placement, Policy};
 use uplink_core::snapshot::{Attributes, Family, LinkIndex, Prefix, Route, TABLE_MAIN};
 use uplink_core::status::{Aside, Notice};
 
@@ -61,7 +61,7 @@ fn below_metric_0_it_stands_in_its_own_table() {
 #[test]
 fn without_room_in_main_it_says_so_where_only_main_is_allowed() {
     let mut bench = with_metric(2, Placement::Main);
-    assert_eq!(bench.writes(), 0);
+    assert_eq!(bench.pin_writes(), 0);
     assert_eq!(bench.family(Family::Ipv4).aside, Some(Aside::NoRoom));
     for family in Family::ALL {
         bench.remetric(MGMT, family, 20);
@@ -102,7 +102,7 @@ fn without_room_no_pin_is_left_that_leads_elsewhere() {
     bench.run(secs(5));
     assert_eq!(bench.family(Family::Ipv4).elected, ["third"]);
     assert_eq!(bench.family(Family::Ipv4).aside, Some(Aside::NoRoom));
-    assert!(!bench.kernel.has_ours(), "a pin to a dead path is tended by nobody");
+    assert!(bench.kernel.pins(Family::Ipv4).is_empty(), "a pin to a dead path is tended by nobody");
 }
 
 #[test]
@@ -150,6 +150,7 @@ fn told(bench: &Bench, sort: impl Fn(&Notice) -> bool) -> usize {
 fn refused_rules_are_not_tried_for_ever_at_full_speed() {
     let mut bench = worker();
     bench.kernel.refuse_rules = Some(Errno(95));
+    bench.policy.path_rules = PathRules::Off;
     bench.policy.placement = Placement::Table;
     bench.start();
     bench.run(secs(600));
@@ -206,7 +207,10 @@ fn a_taken_metric_is_stepped_over() {
 
 #[test]
 fn a_stop_ends_though_something_cannot_be_deleted() {
-    let mut bench = steered_worker();
+    let mut bench = worker();
+    bench.policy.path_rules = PathRules::Off;
+    bench.start();
+    bench.run(secs(30));
     bench.kernel.undeletable = true;
     let writes = bench.writes();
     bench.stop();
@@ -223,14 +227,14 @@ fn there_is_none_where_the_ports_own_default_is_best_already() {
     bench.start();
     bench.run(secs(30));
     bench.assert_way(PORT);
-    assert_eq!(bench.writes(), 0);
+    assert_eq!(bench.pin_writes(), 0);
     bench.silence(PORT);
     bench.run(secs(3));
     bench.assert_way(MGMT);
     bench.revive(PORT);
     bench.run(secs(60));
     bench.assert_way(PORT);
-    assert!(!bench.kernel.has_ours());
+    assert!(Family::ALL.iter().all(|family| bench.kernel.pins(*family).is_empty()));
 }
 
 #[test]

@@ -192,12 +192,12 @@ fn those_of_a_path_that_is_not_elected_change_without_a_word_to_the_kernel() {
         bench.kernel.append_route(second_route(MGMT, family)).expect("it is laid");
     }
     bench.run(secs(5));
-    let writes = bench.writes();
+    let writes = bench.pin_writes();
     for family in Family::ALL {
         bench.world.gateways.insert((MGMT, gateway(MGMT, family)), Gateway::silent());
     }
     bench.run(secs(10));
-    assert_eq!(bench.writes(), writes);
+    assert_eq!(bench.pin_writes(), writes);
     assert_eq!(bench.health(BOARD), Health::Up);
     assert_eq!(
         bench.path(BOARD, Family::Ipv4).and_then(|path| path.gateway),

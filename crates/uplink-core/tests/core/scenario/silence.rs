@@ -180,11 +180,11 @@ fn a_gateway_that_only_forwards_is_believed_for_three_times_patience() {
 #[test]
 fn a_standby_that_dies_is_shown_and_changes_nothing() {
     let mut bench = steered_worker();
-    let writes = bench.writes();
+    let writes = bench.pin_writes();
     bench.silence(MGMT);
     bench.run(secs(60));
     assert_eq!(bench.path(BOARD, Family::Ipv4).map(|path| path.health), Some(Health::Down(Cause::Gateway)));
-    assert_eq!(bench.writes(), writes);
+    assert_eq!(bench.pin_writes(), writes);
     bench.assert_way(PORT);
 }
 

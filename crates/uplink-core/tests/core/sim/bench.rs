@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use uplink_core::event::{Answer, Input, Outcome, Output};
 use uplink_core::memory::Memory;
-use uplink_core::own::Op;
+use uplink_core::own::{Op, RuleForm, TABLE_MAIN_OR_PIN};
 use uplink_core::policy::{Mode, Policy};
 use uplink_core::snapshot::{Family, LinkIndex, Snapshot};
 use uplink_core::status::{FamilyStatus, Notice, PathStatus, Reason, Status};
@@ -190,6 +190,14 @@ impl Bench {
         self.kill();
     }
 
+    /// Asks the process to end; it may be killed before it has.
+    pub(crate) fn stop_or_be_killed(&mut self) {
+        self.thaw();
+        self.stopping = true;
+        self.feed(vec![Input::Stop]);
+        self.kill();
+    }
+
     /// Kills the process and starts another.
     pub(crate) fn restart(&mut self) {
         self.kill();
@@ -297,6 +305,18 @@ impl Bench {
     /// How many operations were carried out, or tried.
     pub(crate) fn writes(&self) -> usize {
         self.operations.len()
+    }
+
+    /// How many of them were on pins.
+    pub(crate) fn pin_writes(&self) -> usize {
+        let on_pin = |op: &Op| match op {
+            Op::AddRoute(route) | Op::DeleteRoute(route) => TABLE_MAIN_OR_PIN.contains(&route.table()),
+            Op::AddRule(rule) | Op::DeleteRule(rule) => {
+                matches!(rule.form(), RuleForm::MainWithoutDefault | RuleForm::Pin)
+            }
+            Op::SetMarks(_) | Op::DeleteMarks(_) | Op::CheckByMark { .. } => false,
+        };
+        self.operations.iter().filter(|(_, op, _)| on_pin(op)).count()
     }
 
     fn next(&self) -> Option<Instant> {
@@ -416,8 +436,7 @@ impl Bench {
                 ways.follow(self.now, &before, &self.kernel, op);
             }
             self.operations.push((self.now, op.clone(), outcome.clone()));
-            let failed = outcome != Outcome::Done
-                && !(outcome == Outcome::Absent && matches!(op, Op::DeleteRoute(_) | Op::DeleteRule(_)));
+            let failed = outcome != Outcome::Done && !(outcome == Outcome::Absent && op.removes());
             outcomes.push(outcome);
             if failed {
                 break;

@@ -1,19 +1,20 @@
 //! The promises, checked after every operation and every turn.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use uplink_core::Core;
 use uplink_core::event::{Outcome, Output};
-use uplink_core::own::Op;
+use uplink_core::own::{Lookup, Op, RuleForm};
 use uplink_core::policy::Mode;
-use uplink_core::snapshot::{Family, Hop, LinkIndex, Route, Snapshot, TABLE_MAIN, protocol};
+use uplink_core::snapshot::{Address, Family, Hop, LinkIndex, Prefix, Route, Snapshot, TABLE_MAIN, protocol};
 use uplink_core::status::{Cause, Health, Notice, Reason};
 use uplink_core::time::Instant;
 
 use super::bench::{Bench, Elected};
 use super::kernel::Kernel;
-use super::lookup::NoWay;
+use super::lookup::{NoWay, Packet};
 
 /// More turns than this in one second are a spin.
 const TURNS_PER_SECOND: u32 = 400;
@@ -103,6 +104,15 @@ pub(crate) fn operation(bench: &Bench, before: &Kernel, op: &Op, outcome: &Outco
         let lowest = foreign_defaults(&bench.seen, family).map(|route| route.metric).min();
         assert!(lowest.is_none_or(|lowest| route.metric() < lowest), "{now}: {op} is not below all others");
     }
+    if let (Op::AddRule(rule), Outcome::Done) = (op, outcome)
+        && let RuleForm::Source { to: Lookup::Uplink(link), .. } = rule.form()
+        && after.tracked
+        && bench.seen.tracking.in_use
+    {
+        let table = after.tables.iter().find(|table| table.family == family);
+        let marked = table.is_some_and(|table| table.of(link).is_some());
+        assert!(marked, "{now}: {op} would send answers of translated connections astray");
+    }
 }
 
 /// Wherever a packet had a way without us, it has one with us.
@@ -111,6 +121,20 @@ pub(crate) fn we_break_nothing(bench: &Bench) {
     for family in Family::ALL {
         let (ours, theirs) = (bench.kernel.default_way(family), without.default_way(family));
         assert!(theirs.is_err() || ours.is_ok(), "{}: {family}: {theirs:?} without us, {ours:?}", bench.now);
+    }
+    // What is sent from an address of ours, or belongs to a connection that came in by an uplink.
+    let marks =
+        bench.kernel.tables.iter().flat_map(|table| table.uplinks.iter().map(|marked| marked.mark.value));
+    for mark in marks.chain([0]) {
+        for Address { prefix: Prefix { address: from, .. }, .. } in &bench.kernel.addresses {
+            let to = match Family::of(*from) {
+                Family::Ipv4 => IpAddr::from([198, 51, 100, 7]),
+                Family::Ipv6 => IpAddr::from([0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 7]),
+            };
+            let packet = Packet { to, from: Some(*from), mark, bound: None };
+            let (ours, theirs) = (bench.kernel.lookup(packet), without.lookup(packet));
+            assert!(theirs.is_err() || ours.is_ok(), "{}: {packet:?}: {theirs:?}, {ours:?}", bench.now);
+        }
     }
 }
 

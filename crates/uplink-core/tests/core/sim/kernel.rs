@@ -5,10 +5,11 @@ use std::net::IpAddr;
 
 use uplink_core::event::Outcome;
 use uplink_core::lease::Leases;
+use uplink_core::marks::OwnMarks;
 use uplink_core::own::{Op, OwnRoute, OwnRule, RuleForm};
 use uplink_core::snapshot::{
     Address, Family, Hop, Link, LinkIndex, PciPort, Prefix, Route, RouteKind, RouterPreference, Rule,
-    Snapshot, TABLE_MAIN, Weight, protocol,
+    Snapshot, TABLE_MAIN, Tracking, Weight, protocol,
 };
 
 /// An error number of the kernel.
@@ -39,6 +40,14 @@ pub(crate) struct Kernel {
     pub(crate) dpu_ports: Vec<PciPort>,
     /// What DHCP clients wrote down.
     pub(crate) leases: Leases,
+    /// `net.ipv4.conf.all.rp_filter`.
+    pub(crate) rp_filter: u32,
+    /// Somebody lets connections be tracked.
+    pub(crate) tracked: bool,
+    /// Our nftables tables.
+    pub(crate) tables: Vec<OwnMarks>,
+    /// The answer to our nftables table, where the kernel has no such thing.
+    pub(crate) refuse_marks: Option<Errno>,
     /// `net.ipv6.conf.all.forwarding`.
     pub(crate) forwarding: bool,
     /// IPv6 neighbours that do not answer.
@@ -66,6 +75,7 @@ impl Kernel {
             table: Some(TABLE_MAIN),
             from: None,
             to: None,
+            mark: None,
             suppress_prefix_length: None,
             more: false,
         };
@@ -85,6 +95,11 @@ impl Kernel {
             rules: self.rules.clone(),
             dpu_ports: self.dpu_ports.clone(),
             leases: self.leases.clone(),
+            rp_filter: self.rp_filter,
+            tracking: Tracking {
+                in_use: self.tracked || !self.tables.is_empty(),
+                tables: self.tables.clone(),
+            },
         }
     }
 
@@ -98,7 +113,7 @@ impl Kernel {
     /// The same host as if we had never been there.
     pub(crate) fn without_us(&self) -> Self {
         let (routes, rules) = self.foreign();
-        Self { routes, rules, ..self.clone() }
+        Self { routes, rules, tables: Vec::new(), ..self.clone() }
     }
 
     /// The same host without the rules of others that come before the main table's.
@@ -119,6 +134,7 @@ impl Kernel {
     pub(crate) fn has_ours(&self) -> bool {
         self.routes.iter().any(|route| route.protocol == protocol::UPLINKD)
             || self.rules.iter().any(|rule| rule.protocol == protocol::UPLINKD)
+            || !self.tables.is_empty()
     }
 
     /// Carries out one of our operations.
@@ -132,6 +148,9 @@ impl Kernel {
             Op::DeleteRoute(route) => self.delete_route(&as_route(route)),
             Op::AddRule(rule) => self.add_rule(as_rule(rule)),
             Op::DeleteRule(rule) => self.delete_rule(&as_rule(rule)),
+            Op::SetMarks(marks) => self.set_marks(marks),
+            Op::DeleteMarks(family) => self.delete_marks(*family),
+            Op::CheckByMark { link, on } => self.check_by_mark(*link, *on),
         };
         match done {
             Ok(()) => Outcome::Done,
@@ -222,6 +241,30 @@ impl Kernel {
     pub(crate) fn delete_rule(&mut self, rule: &Rule) -> Result<(), Errno> {
         let at = self.rules.iter().position(|other| other == rule).ok_or(ESRCH)?;
         self.rules.remove(at);
+        self.changes += 1;
+        Ok(())
+    }
+
+    /// A batch to nftables: all of it or nothing.
+    fn set_marks(&mut self, marks: &OwnMarks) -> Result<(), Errno> {
+        if let Some(errno) = self.refuse_marks {
+            return Err(errno);
+        }
+        self.tables.retain(|table| table.family != marks.family);
+        self.tables.push(marks.clone());
+        self.changes += 1;
+        Ok(())
+    }
+
+    fn delete_marks(&mut self, family: Family) -> Result<(), Errno> {
+        let at = self.tables.iter().position(|table| table.family == family).ok_or(ESRCH)?;
+        self.tables.remove(at);
+        self.changes += 1;
+        Ok(())
+    }
+
+    fn check_by_mark(&mut self, link: LinkIndex, on: bool) -> Result<(), Errno> {
+        self.links.get_mut(&link).ok_or(ENODEV)?.src_valid_mark = on;
         self.changes += 1;
         Ok(())
     }
@@ -413,9 +456,11 @@ fn as_route(own: &OwnRoute) -> Route {
 }
 
 fn as_rule(own: &OwnRule) -> Rule {
-    let (from, to) = match own.form() {
-        RuleForm::MainWithoutDefault | RuleForm::Pin => (None, None),
-        RuleForm::Probe { from, to, .. } => (Some(from), Some(to)),
+    let (from, to, mark) = match own.form() {
+        RuleForm::MainWithoutDefault | RuleForm::Pin => (None, None, None),
+        RuleForm::Probe { from, to, .. } => (Some(from), Some(to), None),
+        RuleForm::Connection { mark, .. } => (None, None, Some(mark)),
+        RuleForm::Source { from, .. } => (Some(from), None, None),
     };
     Rule {
         family: own.family(),
@@ -424,7 +469,8 @@ fn as_rule(own: &OwnRule) -> Rule {
         table: Some(own.table()),
         from,
         to,
-        suppress_prefix_length: (own.form() == RuleForm::MainWithoutDefault).then_some(0),
+        mark,
+        suppress_prefix_length: own.suppresses_default().then_some(0),
         more: false,
     }
 }

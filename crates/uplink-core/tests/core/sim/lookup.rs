@@ -22,6 +22,7 @@ pub(crate) enum NoWay {
 pub(crate) struct Packet {
     pub(crate) to: IpAddr,
     pub(crate) from: Option<IpAddr>,
+    pub(crate) mark: u32,
     /// The interface that its socket is bound to.
     pub(crate) bound: Option<LinkIndex>,
 }
@@ -133,10 +134,11 @@ fn somewhere(family: Family) -> Packet {
         Family::Ipv4 => IpAddr::from([198, 51, 100, 7]),
         Family::Ipv6 => IpAddr::from([0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 7]),
     };
-    Packet { to, from: None, bound: None }
+    Packet { to, from: None, mark: 0, bound: None }
 }
 
 fn matches(rule: &Rule, packet: Packet) -> bool {
     let from = rule.from.is_none_or(|prefix| packet.from.is_some_and(|from| prefix.contains(from)));
-    !rule.more && from && rule.to.is_none_or(|prefix| prefix.contains(packet.to))
+    let mark = rule.mark.is_none_or(|mark| packet.mark & mark.mask == mark.value);
+    !rule.more && from && mark && rule.to.is_none_or(|prefix| prefix.contains(packet.to))
 }

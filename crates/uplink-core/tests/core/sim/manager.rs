@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use uplink_core::event::Input;
 use uplink_core::lease::{Holder, Lease};
+use uplink_core::own::PRIORITY_PIN;
 use uplink_core::snapshot::{
-    Address, Family, Hop, Link, LinkIndex, LinkKind, Prefix, Route, RouteKind, Rule, TABLE_MAIN, Weight,
-    protocol,
+    Address, Family, Hop, Link, LinkIndex, LinkKind, Mark, Prefix, Route, RouteKind, Rule, TABLE_MAIN,
+    Weight, protocol,
 };
 use uplink_core::undone::{Program, Undoing, Undone};
 
@@ -242,6 +243,33 @@ impl Bench {
         self.kernel.changes += u64::from(before != self.kernel.routes.len());
     }
 
+    /// Somebody flushes nftables, or adds a rule to our tables.
+    pub(crate) fn marks_go(&mut self, whole: bool) {
+        match whole {
+            true => self.kernel.tables.clear(),
+            false => self.kernel.tables.iter_mut().for_each(|table| table.intact = false),
+        }
+        self.kernel.changes += 1;
+    }
+
+    /// Somebody deletes the rules of ours that are not the pin's.
+    pub(crate) fn path_rules_go(&mut self) {
+        self.kernel.rules.retain(|rule| rule.protocol != protocol::UPLINKD || rule.priority == PRIORITY_PIN);
+        self.kernel.changes += 1;
+    }
+
+    /// Somebody else leads packets with this mark to a table of his own.
+    pub(crate) fn routes_by_mark(&mut self, family: Family, mark: Mark) {
+        self.kernel.rules.insert(0, by_mark(family, mark));
+        self.kernel.changes += 1;
+    }
+
+    /// Nobody else does.
+    pub(crate) fn nobody_routes_by_mark(&mut self) {
+        self.kernel.rules.retain(|rule| rule.protocol == protocol::UPLINKD || rule.mark.is_none());
+        self.kernel.changes += 1;
+    }
+
     /// The observer tells who undid the pin, if it can name that program.
     pub(crate) fn undone_by(&mut self, family: Family, name: Option<&str>) {
         let by = Program { process: 4711, name: name.map(str::to_owned) };
@@ -261,6 +289,11 @@ fn leads(route: &Route, link: LinkIndex) -> bool {
     route.hops.iter().any(|hop| hop.link == link)
 }
 
+/// A rule of others that looks at packets' marks.
+pub(crate) fn by_mark(family: Family, mark: Mark) -> Rule {
+    Rule { mark: Some(mark), ..lookup(family, 9, 2004) }
+}
+
 fn lookup(family: Family, priority: u32, table: u32) -> Rule {
     Rule {
         family,
@@ -269,6 +302,7 @@ fn lookup(family: Family, priority: u32, table: u32) -> Rule {
         table: Some(table),
         from: None,
         to: None,
+        mark: None,
         suppress_prefix_length: None,
         more: false,
     }

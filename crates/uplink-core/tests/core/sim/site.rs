@@ -68,6 +68,8 @@ pub(crate) fn link(index: LinkIndex, name: &str) -> Link {
         mac: Some(Mac([2, 0, 0, 0, 0, u8::try_from(index.0).unwrap_or(0)])),
         master: None,
         pci: None,
+        rp_filter: 0,
+        src_valid_mark: false,
     }
 }
 

@@ -165,7 +165,7 @@ impl World {
 
     /// The loss and latency of a target that is asked by the way the kernel's tables give.
     fn behind(&self, kernel: &Kernel, probe: &Probe, target: IpAddr) -> Option<(u32, Duration)> {
-        let packet = Packet { to: target, from: Some(probe.source), bound: Some(probe.link) };
+        let packet = Packet { to: target, from: Some(probe.source), mark: 0, bound: Some(probe.link) };
         let hop = kernel.lookup(packet).ok()?;
         let gateway = self.gateways.get(&(hop.link, hop.gateway?))?;
         let latency = gateway.latency + Duration::from_millis(2);

@@ -14,6 +14,7 @@ mod running;
 mod scenes;
 mod stage;
 mod table;
+mod throughput;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,9 @@ struct Cli {
     /// Only scenes of the selection whose title contains this
     #[arg(long, value_name = "TITLE")]
     scene: Option<String>,
+    /// Only what path rules cost the packets of a host: throughput with and without them
+    #[arg(long)]
+    path_rules: bool,
     /// Write all figures as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -68,6 +72,9 @@ fn bench(cli: &Cli) -> Result<()> {
     uplink_lab::enter()?;
     let machine = machine::describe();
     println!("{machine}\n");
+    if cli.path_rules {
+        return throughput::measure(&cli.daemon);
+    }
     let (contenders, mut remarks) = present(cli);
     let scenes: Vec<Scene> =
         SCENES.into_iter().filter(|scene| is_wanted(cli.scene.as_deref(), scene.title)).collect();

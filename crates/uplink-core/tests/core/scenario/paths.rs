@@ -1,0 +1,450 @@
+//! Path rules: what came in through an uplink is answered through it.
+
+use std::net::IpAddr;
+
+use uplink_core::event::Outcome;
+use uplink_core::marks::{Check, Marked, OwnMarks};
+use uplink_core::own::{Op, OwnRule, RuleForm};
+use uplink_core::policy::PathRules;
+use uplink_core::snapshot::{Address, Family, LinkIndex, Mark, Prefix};
+use uplink_core::status::{Health, Notice, PathRulesState};
+
+use crate::sim::bench::Bench;
+use crate::sim::kernel::Errno;
+use crate::sim::lookup::Packet;
+use crate::sim::manager::by_mark;
+use crate::sim::site::{DPU, MGMT, PORT, addresses, steered_worker, worker};
+use crate::sim::{ms, secs};
+
+const FAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 7));
+
+/// A worker on which connections are tracked: the port is elected.
+fn tracked_worker() -> Bench {
+    let mut bench = worker();
+    bench.kernel.tracked = true;
+    bench.start();
+    bench.run(secs(30));
+    bench
+}
+
+fn state(bench: &Bench) -> PathRulesState {
+    bench.family(Family::Ipv4).path_rules
+}
+
+fn table(bench: &Bench, family: Family) -> Option<&OwnMarks> {
+    bench.kernel.tables.iter().find(|table| table.family == family)
+}
+
+fn marked(bench: &Bench, link: LinkIndex) -> Option<Marked> {
+    table(bench, Family::Ipv4)?.of(link).copied()
+}
+
+fn own_address(link: LinkIndex) -> IpAddr {
+    addresses(link, Family::Ipv4)[0].prefix.address
+}
+
+/// The interface that a packet leaves by.
+fn way(bench: &Bench, from: Option<IpAddr>, mark: u32) -> Option<LinkIndex> {
+    let packet = Packet { to: FAR, from, mark, bound: None };
+    bench.kernel.lookup(packet).ok().map(|hop| hop.link)
+}
+
+/// How many of our rules have such a form.
+fn rules(bench: &Bench, is_it: impl Fn(RuleForm) -> bool) -> usize {
+    bench.kernel.rules.iter().filter_map(OwnRule::claim).filter(|rule| is_it(rule.form())).count()
+}
+
+fn sources(bench: &Bench) -> usize {
+    rules(bench, |form| matches!(form, RuleForm::Source { .. }))
+}
+
+fn connections(bench: &Bench) -> usize {
+    rules(bench, |form| matches!(form, RuleForm::Connection { .. }))
+}
+
+#[test]
+fn where_nobody_tracks_connections_addresses_tell_enough() {
+    let bench = steered_worker();
+    assert_eq!(state(&bench), PathRulesState::Sources);
+    for link in [PORT, MGMT] {
+        assert_eq!(way(&bench, Some(own_address(link)), 0), Some(link));
+    }
+    // Two rules for each of two addresses in two families; no link-local ones.
+    assert_eq!((sources(&bench), connections(&bench)), (8, 0));
+    assert_eq!(bench.kernel.tables, []);
+    bench.assert_way(PORT);
+}
+
+#[test]
+fn tracked_connections_are_marked_by_the_uplink_that_they_came_in_by() {
+    let bench = tracked_worker();
+    assert_eq!(state(&bench), PathRulesState::Connections);
+    for link in [PORT, MGMT] {
+        let Marked { mark, check, .. } = marked(&bench, link).expect("it is marked");
+        assert_eq!(check, Check::No);
+        assert_eq!(way(&bench, None, mark.value), Some(link));
+        // The connection knows better than the address of the service that answers.
+        assert_eq!(way(&bench, Some(own_address(PORT)), mark.value), Some(link));
+        // Bits of others mean nothing to us.
+        assert_eq!(way(&bench, None, mark.value | 0x4000), Some(link));
+    }
+    assert_eq!(way(&bench, None, 0x4000), Some(PORT));
+    assert_eq!((sources(&bench), connections(&bench)), (8, 8));
+    bench.assert_way(PORT);
+}
+
+#[test]
+fn the_hosts_own_subnets_are_reached_as_ever() {
+    let bench = tracked_worker();
+    let mark = marked(&bench, MGMT).expect("it is marked").mark.value;
+    let neighbour = IpAddr::from([10, 0, own_net(PORT), 77]);
+    let packet = Packet { to: neighbour, from: None, mark, bound: None };
+    assert_eq!(bench.kernel.lookup(packet).map(|hop| (hop.link, hop.gateway)), Ok((PORT, None)));
+}
+
+fn own_net(link: LinkIndex) -> u8 {
+    match own_address(link) {
+        IpAddr::V4(address) => address.octets()[2],
+        IpAddr::V6(_) => 0,
+    }
+}
+
+#[test]
+fn one_path_needs_none() {
+    let mut bench = worker();
+    bench.kernel.tracked = true;
+    bench.kernel.remove_link(PORT);
+    bench.kernel.dpu_ports.clear();
+    bench.start();
+    bench.run(secs(60));
+    assert_eq!(state(&bench), PathRulesState::Needless);
+    assert_eq!(bench.writes(), 0);
+}
+
+#[test]
+fn they_begin_when_somebody_begins_to_track() {
+    let mut bench = steered_worker();
+    bench.kernel.tracked = true;
+    bench.kernel.changes += 1;
+    bench.run(secs(1));
+    assert_eq!(state(&bench), PathRulesState::Connections);
+    assert_eq!(connections(&bench), 8);
+}
+
+#[test]
+fn a_silent_path_keeps_its_connections_but_nothing_that_began_here() {
+    let mut bench = tracked_worker();
+    let mark = marked(&bench, MGMT).expect("it is marked").mark.value;
+    bench.silence(MGMT);
+    bench.run(secs(5));
+    assert_eq!(way(&bench, None, mark), Some(MGMT));
+    assert_eq!(way(&bench, Some(own_address(MGMT)), 0), Some(PORT));
+    bench.revive(MGMT);
+    bench.run(secs(60));
+    assert_eq!(way(&bench, Some(own_address(MGMT)), 0), Some(MGMT));
+}
+
+#[test]
+fn where_everybody_is_silent_nothing_changes() {
+    let mut bench = tracked_worker();
+    let writes = bench.writes();
+    bench.silence(PORT);
+    bench.silence(MGMT);
+    bench.run(secs(60));
+    assert_eq!(
+        bench.path(DPU, Family::Ipv4).map(|path| path.health),
+        Some(Health::Down(uplink_core::status::Cause::Shared))
+    );
+    assert_eq!(bench.writes(), writes);
+}
+
+#[test]
+fn a_path_without_a_way_leaves_its_connections_to_the_others() {
+    let mut bench = tracked_worker();
+    let mark = marked(&bench, PORT).expect("it is marked").mark.value;
+    bench.kernel.set_carrier(PORT, false);
+    bench.run(secs(1));
+    assert_eq!(way(&bench, None, mark), Some(MGMT));
+    assert_eq!(way(&bench, Some(own_address(PORT)), 0), Some(MGMT));
+    let kept = marked(&bench, MGMT);
+    bench.kernel.set_carrier(PORT, true);
+    bench.run(secs(60));
+    assert_eq!(way(&bench, None, mark), Some(PORT));
+    assert_eq!(marked(&bench, MGMT), kept, "who has a mark keeps it");
+}
+
+#[test]
+fn a_renewed_default_route_takes_no_connection_from_its_uplink() {
+    let mut bench = tracked_worker();
+    let mark = marked(&bench, MGMT).expect("it is marked").mark.value;
+    bench.defaults_go(MGMT);
+    bench.run(secs(3));
+    assert_eq!(way(&bench, None, mark), Some(MGMT));
+    // It is judged by nobody: nothing that begins here is kept on it.
+    assert_eq!(way(&bench, Some(own_address(MGMT)), 0), Some(PORT));
+    bench.addresses_go(MGMT);
+    bench.run(secs(1));
+    assert_eq!(marked(&bench, MGMT), None);
+    bench.lease(MGMT);
+    bench.run(secs(5));
+    assert_eq!(way(&bench, Some(own_address(MGMT)), 0), Some(MGMT));
+}
+
+#[test]
+fn a_restart_writes_nothing() {
+    let mut bench = tracked_worker();
+    let writes = bench.writes();
+    bench.restart();
+    bench.run(secs(60));
+    assert_eq!(bench.writes(), writes);
+}
+
+#[test]
+fn a_stop_leaves_nothing_and_puts_the_sysctl_back() {
+    let mut bench = worker();
+    bench.kernel.tracked = true;
+    bench.kernel.rp_filter = 1;
+    let operators = bench.kernel.links.get_mut(&MGMT).expect("it is there");
+    operators.src_valid_mark = true;
+    bench.start();
+    bench.run(secs(30));
+    assert_eq!(marked(&bench, PORT).map(|marked| marked.check), Some(Check::MarkedByUs));
+    assert_eq!(marked(&bench, MGMT).map(|marked| marked.check), Some(Check::Marked));
+    assert!(bench.kernel.links[&PORT].src_valid_mark);
+    // Who killed us lets the next process know.
+    bench.restart();
+    bench.run(secs(30));
+    bench.stop();
+    assert!(!bench.kernel.has_ours(), "{:#?}", bench.kernel);
+    assert!(!bench.kernel.links[&PORT].src_valid_mark);
+    assert!(bench.kernel.links[&MGMT].src_valid_mark, "that was the operator's");
+}
+
+#[test]
+fn who_flushes_nftables_does_not_make_us_forget_the_sysctl() {
+    let mut bench = worker();
+    (bench.kernel.tracked, bench.kernel.rp_filter) = (true, 1);
+    bench.start();
+    bench.run(secs(30));
+    bench.kernel.tables.clear();
+    bench.kernel.changes += 1;
+    bench.run(secs(1));
+    assert_eq!(marked(&bench, PORT).map(|marked| marked.check), Some(Check::MarkedByUs));
+    bench.stop();
+    assert!(bench.kernel.links.values().all(|link| !link.src_valid_mark));
+}
+
+#[test]
+fn where_others_use_our_bits_nothing_is_marked() {
+    let mut bench = tracked_worker();
+    let others = |value, mask| by_mark(Family::Ipv4, Mark { value, mask });
+    // Cilium's, Tailscale's, and one of a person.
+    for (rule, collides) in [
+        (others(0x200, 0xf00), false),
+        (others(0x80000, 0xff_0000), false),
+        (others(1, u32::MAX), false),
+        (others(0x10, u32::MAX), true),
+    ] {
+        bench.kernel.rules.insert(1, rule.clone());
+        bench.kernel.changes += 1;
+        bench.run(secs(1));
+        let expected = if collides { PathRulesState::ForeignMarks } else { PathRulesState::Connections };
+        assert_eq!(state(&bench), expected, "{rule:?}");
+        let families = bench.kernel.tables.iter().map(|table| table.family).collect::<Vec<_>>();
+        assert_eq!(families.contains(&Family::Ipv4), !collides, "{rule:?}");
+        assert!(families.contains(&Family::Ipv6));
+        bench.kernel.rules.retain(|other| *other != rule);
+        bench.kernel.changes += 1;
+        bench.run(secs(1));
+        assert_eq!(state(&bench), PathRulesState::Connections);
+    }
+}
+
+#[test]
+fn a_strict_check_is_not_made_to_look_at_marks_of_others() {
+    let mut bench = tracked_worker();
+    // A transparent proxy's: with the mark, its packets would come from nowhere.
+    bench.kernel.rules.insert(1, by_mark(Family::Ipv4, Mark { value: 0x200, mask: 0xf00 }));
+    bench.kernel.rp_filter = 1;
+    bench.kernel.changes += 1;
+    bench.run(secs(1));
+    assert_eq!(state(&bench), PathRulesState::ForeignMarks);
+    assert_eq!((sources(&bench), connections(&bench)), (4, 4), "IPv6 has no such check");
+    assert!(bench.kernel.links.values().all(|link| !link.src_valid_mark));
+    // A loose one needs nothing.
+    bench.kernel.rp_filter = 2;
+    bench.kernel.changes += 1;
+    bench.run(secs(1));
+    assert_eq!(state(&bench), PathRulesState::Connections);
+    // And one that looks at marks already is as it was.
+    bench.kernel.rp_filter = 1;
+    bench.kernel.links.values_mut().for_each(|link| link.src_valid_mark = true);
+    bench.kernel.changes += 1;
+    bench.run(secs(1));
+    assert_eq!(state(&bench), PathRulesState::Connections);
+}
+
+#[test]
+fn the_sysctl_is_set_only_while_a_strict_check_demands_it() {
+    let mut bench = tracked_worker();
+    for (of_all, of_port, needed) in [(1, 0, true), (2, 1, false), (0, 1, true), (0, 0, false)] {
+        bench.kernel.rp_filter = of_all;
+        bench.kernel.links.get_mut(&PORT).expect("it is there").rp_filter = of_port;
+        bench.kernel.changes += 1;
+        bench.run(secs(1));
+        assert_eq!(bench.kernel.links[&PORT].src_valid_mark, needed, "{of_all} {of_port}");
+        let shown = bench.path(DPU, Family::Ipv4).and_then(|path| path.path_rules);
+        assert_eq!(shown.map(|rules| rules.src_valid_mark), Some(needed));
+    }
+}
+
+#[test]
+fn without_marks_there_are_no_source_rules_where_connections_are_tracked() {
+    let mut bench = steered_worker();
+    assert_eq!(sources(&bench), 8);
+    bench.kernel.refuse_marks = Some(Errno(95));
+    bench.kernel.tracked = true;
+    bench.kernel.changes += 1;
+    bench.run(secs(1));
+    assert_eq!(state(&bench), PathRulesState::Refused);
+    assert_eq!((sources(&bench), connections(&bench)), (0, 0));
+    let writes = bench.writes();
+    bench.run(secs(600));
+    assert!(bench.writes() - writes < 60, "{} writes", bench.writes() - writes);
+    let told = bench.notices.iter().filter(|(_, notice)| matches!(notice, Notice::Refused { .. }));
+    assert_eq!(told.count(), 2, "one in each family");
+    bench.assert_way(PORT);
+    // A module was loaded.
+    bench.kernel.refuse_marks = None;
+    bench.run(secs(70));
+    assert_eq!(state(&bench), PathRulesState::Connections);
+    assert_eq!((sources(&bench), connections(&bench)), (8, 8));
+}
+
+#[test]
+fn who_deletes_them_over_and_over_does_not_keep_the_pin() {
+    let mut bench = tracked_worker();
+    for _ in 0..200 {
+        bench.kernel.tables.clear();
+        bench.kernel.rules.retain(|rule| rule.protocol != uplink_core::snapshot::protocol::UPLINKD);
+        bench.kernel.changes += 1;
+        bench.run(ms(20));
+    }
+    assert_eq!(state(&bench), PathRulesState::Contest);
+    bench.pins_go();
+    let after = bench.until(secs(1), |bench| bench.leaves_by(PORT)).expect("it is laid again");
+    assert!(after <= ms(1), "{after:?}");
+    bench.run(secs(70));
+    assert_eq!(state(&bench), PathRulesState::Connections);
+    assert_eq!((sources(&bench), connections(&bench)), (8, 8));
+}
+
+#[test]
+fn a_table_that_somebody_changed_is_laid_anew() {
+    let mut bench = tracked_worker();
+    bench.kernel.tables[0].intact = false;
+    bench.kernel.changes += 1;
+    bench.until(ms(10), |bench| bench.kernel.tables.iter().all(|table| table.intact)).expect("it is mended");
+}
+
+#[test]
+fn addresses_that_come_and_go_have_no_rules() {
+    let mut bench = steered_worker();
+    let own = addresses(MGMT, Family::Ipv4)[0].clone();
+    let at = |last, length| Prefix { address: IpAddr::from([10, 0, own_net(MGMT), last]), length };
+    for address in [
+        Address { prefix: at(20, 32), ..own.clone() },
+        Address { prefix: at(21, 24), unpreferred: true, ..own.clone() },
+        Address { prefix: at(22, 24), usable: false, ..own.clone() },
+        // Here and there: it wanders.
+        Address { prefix: at(23, 24), ..own.clone() },
+        Address { prefix: at(23, 24), link: PORT, ..own.clone() },
+    ] {
+        bench.kernel.add_address(address);
+    }
+    bench.run(secs(1));
+    assert_eq!(sources(&bench), 8);
+    let lasting = Address { prefix: at(24, 24), ..own };
+    bench.kernel.add_address(lasting.clone());
+    bench.until(ms(10), |bench| sources(bench) == 10).expect("it has rules");
+    bench.kernel.remove_address(&lasting);
+    bench.until(ms(10), |bench| sources(bench) == 8).expect("they are gone");
+}
+
+#[test]
+fn they_are_bounded_in_number() {
+    let mut bench = tracked_worker();
+    let own = addresses(MGMT, Family::Ipv4)[0].clone();
+    for last in 30..90 {
+        let prefix = Prefix { address: IpAddr::from([10, 0, own_net(MGMT), last]), length: 24 };
+        bench.kernel.add_address(Address { prefix, ..own.clone() });
+    }
+    for number in 20..40 {
+        bench.plug(LinkIndex(number), &format!("more{number}"));
+        bench.lease(LinkIndex(number));
+    }
+    bench.run(secs(60));
+    for family in Family::ALL {
+        let ours = bench.kernel.rules.iter().filter(|rule| rule.family == family).filter_map(OwnRule::claim);
+        assert!(ours.count() <= 8 * (2 + 2 * 8), "{family}");
+        assert!(table(&bench, family).is_some_and(|table| table.uplinks.len() == 8));
+    }
+}
+
+#[test]
+fn one_option_turns_them_off_and_another_changes_the_bits() {
+    let mut bench = tracked_worker();
+    bench
+        .configure(uplink_core::policy::Policy { path_rules: PathRules::On(0x7000), ..bench.policy.clone() });
+    bench.run(secs(1));
+    assert_eq!(
+        marked(&bench, PORT).map(|marked| (marked.mark.value, marked.mark.mask)),
+        Some((0x1000, 0x7000))
+    );
+    assert_eq!((sources(&bench), connections(&bench)), (8, 8));
+    bench.configure(uplink_core::policy::Policy { path_rules: PathRules::Off, ..bench.policy.clone() });
+    bench.run(secs(1));
+    assert_eq!(state(&bench), PathRulesState::Off);
+    assert_eq!((sources(&bench), connections(&bench)), (0, 0));
+    assert_eq!(bench.kernel.tables, []);
+}
+
+#[test]
+fn killed_anywhere_in_the_writing_the_next_process_completes_it() {
+    for after in 0..60 {
+        let mut bench = worker();
+        bench.kernel.tracked = true;
+        bench.kernel.rp_filter = 1;
+        bench.kill_after = Some(after);
+        bench.start();
+        bench.run(secs(5));
+        bench.kill();
+        bench.start();
+        bench.run(secs(30));
+        assert_eq!((sources(&bench), connections(&bench)), (8, 8), "killed after {after} operations");
+        assert!(bench.operations.iter().all(|(_, _, outcome)| *outcome == Outcome::Done));
+        bench.kill_after = Some(after);
+        bench.stop_or_be_killed();
+        bench.start();
+        bench.run(secs(5));
+        bench.stop();
+        assert!(!bench.kernel.has_ours(), "killed after {after} operations");
+        assert!(bench.kernel.links.values().all(|link| !link.src_valid_mark));
+    }
+}
+
+#[test]
+fn operations_say_what_they_do() {
+    let bench = tracked_worker();
+    let said: Vec<String> = bench.operations.iter().map(|(_, op, _)| op.to_string()).collect();
+    for expected in [
+        "lay ipv4 nftables table uplinkd:",
+        "add ipv4 rule 32100: fwmark 0x8/0x78 lookup main suppress_prefixlength 0",
+        "add ipv4 rule 32201: from ",
+    ] {
+        assert!(said.iter().any(|said| said.starts_with(expected)), "{expected} not in {said:#?}");
+    }
+    assert!(!said.iter().any(|said| said.contains("src_valid_mark")));
+    let op = Op::CheckByMark { link: LinkIndex(3), on: true };
+    assert_eq!(op.to_string(), "set src_valid_mark of ifindex 3 to 1");
+}
