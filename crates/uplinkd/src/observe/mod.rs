@@ -48,6 +48,9 @@ const LIFE_IS_OVER: Duration = Duration::from_millis(30);
 /// it is about, and there are hosts with hundreds a second. The first change is followed at once.
 const TABLES_EVERY: Duration = Duration::from_millis(50);
 
+/// How often we look whether connections are tracked by now: who begins tells nobody.
+const TRACKED_EVERY: Duration = Duration::from_secs(1);
+
 /// Why the kernel could not be observed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ObserveError {
@@ -94,6 +97,8 @@ pub(crate) struct Observer {
     tables_due: bool,
     /// When they may be read again.
     tables_from: Instant,
+    /// When we look again whether connections are tracked.
+    tracked_from: Instant,
 }
 
 impl Observer {
@@ -118,6 +123,7 @@ impl Observer {
             ends_at: Instant::NEVER,
             tables_due: false,
             tables_from: Instant::BOOT,
+            tracked_from: Instant::BOOT,
         };
         observer.look()?;
         Ok(observer)
@@ -211,16 +217,23 @@ impl Observer {
                 Err(_) => self.look_due = true,
             }
         }
-        // Who begins to track connections tells nobody: we look whenever we are awake, until somebody does.
         self.tables_due |= tracking;
-        let begins = !self.state.snapshot().tracking.in_use && nftables::is_tracked();
-        if begins || (self.tables_due && now >= self.tables_from) {
+        if self.begins_to_track(now) || (self.tables_due && now >= self.tables_from) {
             changed |= self.follow_tables(now);
         }
         if ports {
             changed |= self.state.replace_ports(pci::dpu_ports());
         }
         Drained { changed, look: self.look_due }
+    }
+
+    /// Whether somebody has begun to track connections, as far as it is time to look.
+    fn begins_to_track(&mut self, now: Instant) -> bool {
+        if self.state.snapshot().tracking.in_use || now < self.tracked_from {
+            return false;
+        }
+        self.tracked_from = now + TRACKED_EVERY;
+        nftables::is_tracked()
     }
 
     /// Reads our nftables tables again. Returns whether they differ.
