@@ -45,7 +45,8 @@ fn crowd() -> Outcome {
     for failovers in [&alone, &among] {
         let Failovers { silent, carrier } = failovers;
         assert!(silent.rank(100) <= PATIENCE + BEYOND + late.max, "{silent}; {late}");
-        assert!(carrier.rank(50) <= AT_ONCE + late.median, "{carrier}; {late}");
+        // The kernel's news, its lock of routes and the writes of both families wait for the machine, each.
+        assert!(carrier.rank(50) <= AT_ONCE + late.p99 * 4, "{carrier}; {late}");
     }
     assert!(share < SHARE, "{share}");
     Ok(())
