@@ -432,6 +432,9 @@ impl Bench {
             let before = self.kernel.clone();
             let outcome = self.kernel.carry_out(op);
             checks::operation(self, &before, op, &outcome);
+            if !others {
+                checks::sends_no_answer_astray(self, op, &outcome);
+            }
             if !others && !self.stopping {
                 ways.follow(self.now, &before, &self.kernel, op);
             }

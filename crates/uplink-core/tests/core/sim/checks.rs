@@ -104,13 +104,22 @@ pub(crate) fn operation(bench: &Bench, before: &Kernel, op: &Op, outcome: &Outco
         let lowest = foreign_defaults(&bench.seen, family).map(|route| route.metric).min();
         assert!(lowest.is_none_or(|lowest| route.metric() < lowest), "{now}: {op} is not below all others");
     }
+}
+
+/// Where connections are tracked no source rule leads to an uplink that has no mark, as far as nobody else
+/// writes between two of our operations.
+pub(crate) fn sends_no_answer_astray(bench: &Bench, op: &Op, outcome: &Outcome) {
+    let (now, after) = (bench.now, &bench.kernel);
     if let (Op::AddRule(rule), Outcome::Done) = (op, outcome)
         && let RuleForm::Source { to: Lookup::Uplink(link), .. } = rule.form()
         && after.tracked
         && bench.seen.tracking.in_use
     {
-        let table = after.tables.iter().find(|table| table.family == family);
-        let marked = table.is_some_and(|table| table.of(link).is_some());
+        // What somebody took away is missed a moment later.
+        let marked = [&after.tables, &bench.seen.tracking.tables]
+            .into_iter()
+            .flatten()
+            .any(|table| table.family == op.family() && table.of(link).is_some());
         assert!(marked, "{now}: {op} would send answers of translated connections astray");
     }
 }
