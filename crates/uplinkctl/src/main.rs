@@ -1,13 +1,15 @@
 //! Asks uplinkd what it does and why.
 
 mod client;
+mod metrics;
 mod show;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
 use thiserror::Error;
 use uplink_core::wire::GetStatus;
 
@@ -30,10 +32,22 @@ enum Command {
         /// Print what the daemon sends, as JSON
         #[arg(long)]
         json: bool,
-        /// The daemon's socket
-        #[arg(long, value_name = "PATH", default_value = "/run/uplinkd/io.uplinkd")]
-        socket: PathBuf,
+        #[command(flatten)]
+        daemon: Daemon,
     },
+    /// Print the same as metrics for Prometheus, in the OpenMetrics text format
+    Metrics {
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+}
+
+/// Whom to ask.
+#[derive(Debug, Args)]
+struct Daemon {
+    /// The daemon's socket
+    #[arg(long, value_name = "PATH", default_value = "/run/uplinkd/io.uplinkd")]
+    socket: PathBuf,
 }
 
 /// Why there is no answer.
@@ -62,17 +76,25 @@ fn main() -> ExitCode {
 
 /// Asks, and prints the answer.
 fn run(cli: &Cli) -> Result<(), Failure> {
-    match &cli.command {
-        Command::Status { json, socket } => {
-            let reply = client::call(socket, "io.uplinkd.GetStatus")?;
-            let text = if *json {
-                format!("{:#}\n", reply.get("status").unwrap_or(&reply))
-            } else {
-                let GetStatus { status } = client::decode(reply)?;
-                show::status(&status)
-            };
-            io::stdout().write_all(text.as_bytes())?;
+    let text = match &cli.command {
+        Command::Status { json: true, daemon } => {
+            let reply = daemon.status()?;
+            format!("{:#}\n", reply.get("status").unwrap_or(&reply))
         }
+        Command::Status { json: false, daemon } => {
+            let GetStatus { status } = client::decode(daemon.status()?)?;
+            show::status(&status)
+        }
+        Command::Metrics { daemon } => {
+            let GetStatus { status } = client::decode(daemon.status()?)?;
+            metrics::text(status)
+        }
+    };
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}
+
+impl Daemon {
+    fn status(&self) -> Result<Value, ClientError> {
+        client::call(&self.socket, "io.uplinkd.GetStatus")
     }
-    Ok(())
 }

@@ -239,12 +239,12 @@ fn span(micros: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use serde_json::json;
 
     /// A status as the daemon sends it.
-    fn sample() -> Status {
+    pub(crate) fn sample() -> Status {
         serde_json::from_value(json!({
             "now_us": 1_000_000_000_u64, "mode": "steer", "ready": true,
             "families": [

@@ -42,7 +42,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("the units are valid and confined, and their commands exist", units),
         trial("the units run as the user that is shipped, so that everybody reaches the status", unit_user),
         trial("varlink: who we are, and what is so", varlink),
-        trial("uplinkctl status: decisions, gateways, pins, last changes", uplinkctl_status),
+        trial("uplinkctl status and metrics: decisions, gateways, pins, last changes", uplinkctl_status),
         trial("uplinkctl without a daemon: says so", uplinkctl_alone),
         trial("clients that send rubbish or do not read delay nothing", bad_clients),
     ]
@@ -303,6 +303,14 @@ fn uplinkctl_status() -> Outcome {
     let shown = uplinkctl(&scene.site.worker, &["status", "--json"])?;
     let status: serde_json::Value = serde_json::from_str(&shown.said)?;
     assert_eq!(status["families"][0]["elected"], "mgmt", "{status:#}");
+    let shown = uplinkctl(&scene.site.worker, &["metrics"])?;
+    for line in [
+        "uplinkd_family_up{family=\"ipv4\"} 1.0\n",
+        "uplinkd_elected{uplink=\"mgmt\",family=\"ipv4\"} 1.0\n",
+        "uplinkd_path_down{uplink=\"dpu-0000:03:00.0\",family=\"ipv4\",cause=\"gateway\"} 1.0\n",
+    ] {
+        assert!(shown.said.contains(line), "no {line:?} in\n{}", shown.said);
+    }
     scene.finish()?;
     Ok(())
 }

@@ -42,7 +42,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("gateway from the configuration, addresses without prefix routes", configured_without_route),
         trial("configured gateway wins over the one in the route", configured_gateway_differs),
         trial("contest: a program that deletes the pin for ever is left alone", contest),
-        trial("contest: the program is named in the log and to the client, with a remedy", contest_named),
+        trial(
+            "contest: the program is named in the log, the status and the metrics, with a remedy",
+            contest_named,
+        ),
         trial("10,000 foreign route changes: nothing is written, no fault is missed", churn),
     ]
 }
@@ -508,13 +511,16 @@ fn contest_named() -> Outcome {
     let named =
         format!("process {} (ip) deletes our route; to end it, let it leave protocol 117", other.pid());
     let told = |said: &str| said.contains("keeps undoing") && said.contains(&named);
+    let sample = format!("uplinkd_undone{{family=\"ipv4\",process=\"{}\",name=\"ip\"}} 1.0\n", other.pid());
     loop {
         for _ in 0..10 {
             writeln!(orders, "route delete default proto 117")?;
             pass(Duration::from_millis(5));
         }
-        let status = uplinkctl(&scene.site.worker, &["status"])?;
-        if told(status.said.lines().find(|line| line.contains("standing aside")).unwrap_or_default()) {
+        let [status, metrics] = ["status", "metrics"].map(|what| uplinkctl(&scene.site.worker, &[what]));
+        let status = status?;
+        let aside = status.said.lines().find(|line| line.contains("standing aside")).unwrap_or_default();
+        if told(aside) && metrics?.said.contains(&sample) {
             break;
         }
         if now() >= since + 4 * SOON {
