@@ -453,7 +453,8 @@ impl Candidate<'_> {
         if !has_address && found.attributes.source.is_none() {
             return Way::Broken(Cause::Address);
         }
-        let Some(gateway) = found.hop.gateway else {
+        let Some(gateway) = found.hop.gateway.filter(|gateway| !is_own(snapshot, link.index, *gateway))
+        else {
             return Way::Broken(Cause::Gateway);
         };
         match source_for(snapshot, link.index, gateway).or(found.attributes.source) {
@@ -595,6 +596,9 @@ fn spares(snapshot: &Snapshot, family: Family, way: &Way, learned: Option<Gatewa
     let mut seen = BTreeSet::from([*in_use]);
     let spares = gateways().filter_map(|(route, hop)| {
         let gateway = hop.gateway.filter(|gateway| seen.insert(*gateway))?;
+        if is_own(snapshot, *link, gateway) {
+            return None;
+        }
         let source = source_for(snapshot, *link, gateway).or(route.attributes.source)?;
         Some(Spare { gateway, source, preferred: Some(rank(route)) < used })
     });
@@ -605,6 +609,13 @@ fn addresses(snapshot: &Snapshot, link: LinkIndex, family: Family) -> impl Itera
     snapshot.addresses.iter().filter(move |address| {
         address.link == link && address.usable && Family::of(address.prefix.address) == family
     })
+}
+
+/// Whether `gateway` is an address of this host, which would answer itself. A link-local one counts on its
+/// own link only: bridges of pods like to have `fe80::1`, and so do routers.
+fn is_own(snapshot: &Snapshot, link: LinkIndex, gateway: IpAddr) -> bool {
+    let same = |address: &&Address| address.usable && address.prefix.address == gateway;
+    snapshot.addresses.iter().filter(same).any(|address| address.link == link || !address.link_local)
 }
 
 /// The prefix of the interface that `gateway` is in.

@@ -1,15 +1,15 @@
 //! Where gateways are learned, and where not.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use uplink_core::lease::{Holder, Lease, Unreadable};
-use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, Mac, Prefix, Route, protocol};
+use uplink_core::snapshot::{Address, Attributes, Family, Hop, LinkIndex, Mac, Prefix, Route, protocol};
 use uplink_core::status::{Cause, GatewaySource, Health, Notice, PathStatus, Reason};
 
 use crate::sim::bench::Bench;
 use crate::sim::secs;
 use crate::sim::site::{
-    BOARD, DPU, MGMT, PORT, default_route, gateway, plain_default, steered_worker, worker,
+    BOARD, DPU, MGMT, PORT, addresses, default_route, gateway, plain_default, steered_worker, worker,
 };
 
 /// Another host that answers in the port's place.
@@ -201,6 +201,49 @@ fn a_static_default_route_is_a_gateway_source() {
     bench.run(secs(20));
     bench.assert_way(PORT);
     assert_eq!(port(&bench).learned, Some(GatewaySource::Route));
+}
+
+/// The host would answer itself, and nobody beyond it.
+#[test]
+fn an_address_of_the_host_is_never_a_gateway() {
+    let own = IpAddr::from([10, 0, 120, 11]);
+    for on in [PORT, MGMT] {
+        let mut bench = without_route();
+        bench.world.gateways.insert((PORT, own), crate::sim::world::Gateway::well());
+        let hops = vec![Hop { link: PORT, gateway: Some(own) }];
+        bench
+            .kernel
+            .add_route(Route { metric: 10, hops, ..plain_default(Family::Ipv4) })
+            .expect("it is laid");
+        for address in &mut bench.kernel.addresses {
+            if address.prefix.address == own {
+                address.prefix.address = [10, 0, 120, 12].into();
+            }
+        }
+        bench.start();
+        bench.run(secs(5));
+        assert_eq!(bench.way(Family::Ipv4), Some(PORT), "while it is another's");
+        bench.kernel.add_address(Address { link: on, ..addresses(PORT, Family::Ipv4)[0].clone() });
+        bench.run(secs(5));
+        assert_eq!(bench.way(Family::Ipv4), Some(MGMT), "the address is {on:?}'s");
+        assert_eq!(port(&bench).health, Health::Down(Cause::Gateway));
+    }
+}
+
+/// Bridges of pods like to have it, and so do routers.
+#[test]
+fn a_link_local_address_on_another_link_may_be_a_gateway_all_the_same() {
+    let mut bench = worker();
+    let router = gateway(PORT, Family::Ipv6);
+    let own = Address {
+        prefix: Prefix { address: router, length: 64 },
+        ..addresses(MGMT, Family::Ipv6)[0].clone()
+    };
+    assert!(own.link_local);
+    bench.kernel.add_address(own);
+    bench.start();
+    bench.run(secs(5));
+    bench.assert_way(PORT);
 }
 
 /// The port's gateway has worked, then its default route is gone, and another process starts.
