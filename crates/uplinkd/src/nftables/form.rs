@@ -31,8 +31,8 @@ const ORIGINAL: u8 = 0;
 /// The destination is translated (`IPS_DST_NAT`, `linux/netfilter/nf_conntrack_common.h`).
 const TRANSLATED: u32 = 1 << 5;
 
-/// What every comment of ours begins with.
-const OURS: &str = "uplinkd";
+/// What every comment of ours begins with, and the whole of the table's.
+pub(super) const OURS: &str = "uplinkd";
 
 /// A chain of our table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,10 +131,10 @@ pub(super) fn rules(marks: &OwnMarks) -> Vec<Rule> {
     questions.chain(answers(Chain::In)).chain(answers(Chain::Out)).chain(ends).collect()
 }
 
-/// The table that consists of these rules (chain and comment of each); none if it has some and none is of
-/// ours.
-pub(super) fn read(family: Family, rules: &[(String, String)]) -> Option<OwnMarks> {
-    if !rules.is_empty() && !rules.iter().any(|(_, comment)| comment.starts_with(OURS)) {
+/// The table that consists of these rules (chain and comment of each); none if neither the table itself nor a
+/// rule says that it is ours.
+pub(super) fn read(family: Family, says_ours: bool, rules: &[(String, String)]) -> Option<OwnMarks> {
+    if !says_ours && !rules.iter().any(|(_, comment)| comment.starts_with(OURS)) {
         return None;
     }
     let uplinks = rules.iter().filter_map(|(_, comment)| read_comment(comment)).collect();
@@ -301,7 +301,7 @@ mod tests {
     fn what_is_laid_is_read_back() {
         for checks in [&[][..], &[Check::No], &[Check::MarkedByUs, Check::No, Check::Marked]] {
             let marks = marks(checks);
-            assert_eq!(read(Family::Ipv4, &described(&marks)), Some(marks));
+            assert_eq!(read(Family::Ipv4, true, &described(&marks)), Some(marks));
         }
     }
 
@@ -311,17 +311,18 @@ mod tests {
         for missing in 0..whole.len() {
             let mut rules = whole.clone();
             rules.remove(missing);
-            assert!(!read(Family::Ipv4, &rules).unwrap().intact, "without {missing}");
+            assert!(!read(Family::Ipv4, false, &rules).unwrap().intact, "without {missing}");
         }
         let mut more = whole;
         more.push(("in".to_owned(), String::new()));
-        assert!(!read(Family::Ipv4, &more).unwrap().intact);
-        assert_eq!(read(Family::Ipv4, &[]).unwrap().uplinks, [], "flushed");
+        assert!(!read(Family::Ipv4, false, &more).unwrap().intact);
+        assert_eq!(read(Family::Ipv4, true, &[]).unwrap().uplinks, [], "flushed");
     }
 
     #[test]
     fn a_table_of_somebody_else_is_not_ours() {
-        assert_eq!(read(Family::Ipv4, &[("in".to_owned(), "mine".to_owned())]), None);
+        assert_eq!(read(Family::Ipv4, false, &[("in".to_owned(), "mine".to_owned())]), None);
+        assert_eq!(read(Family::Ipv4, false, &[]), None, "it may have chains with a policy, and sets");
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Nftables {
         if stands {
             batch.push(marks.family, wire::DELTABLE, 0, wire::named_table());
         }
-        batch.push(marks.family, wire::NEWTABLE, NLM_F_CREATE | NLM_F_EXCL, wire::named_table());
+        batch.push(marks.family, wire::NEWTABLE, NLM_F_CREATE | NLM_F_EXCL, wire::new_table());
         for chain in Chain::ALL {
             batch.push(marks.family, wire::NEWCHAIN, NLM_F_CREATE, wire::new_chain(chain));
         }
@@ -97,7 +97,10 @@ impl Nftables {
     /// # Errors
     /// What the kernel says.
     pub(crate) fn table(&mut self, family: Family) -> Result<Option<OwnMarks>, RequestError> {
-        let found = self.ask(family, wire::GETTABLE, NLM_F_ACK, &wire::named_table(), |_| ());
+        let mut says_ours = false;
+        let found = self.ask(family, wire::GETTABLE, NLM_F_ACK, &wire::named_table(), |message| {
+            says_ours |= wire::says_ours(message.payload);
+        });
         match found {
             Err(error) if is_absent(error.errno()) => return Ok(None),
             found => found?,
@@ -109,7 +112,7 @@ impl Nftables {
                 rules.extend(wire::read_rule(message.payload));
             })?;
             if steady {
-                return Ok(form::read(family, &rules));
+                return Ok(form::read(family, says_ours, &rules));
             }
         }
         Err(RequestError::Unsteady)
@@ -194,14 +197,15 @@ pub(crate) fn read(tables: Option<&mut Nftables>, before: bool) -> Result<Tracki
 pub(crate) fn any_dump(datagram: &[u8]) -> Option<OwnMarks> {
     let rules: Vec<_> =
         messages(datagram).flatten().filter_map(|message| wire::read_rule(message.payload)).collect();
-    let marks = form::read(Family::Ipv4, &rules)?;
+    let says_ours = messages(datagram).flatten().any(|message| wire::says_ours(message.payload));
+    let marks = form::read(Family::Ipv4, says_ours, &rules)?;
     let laid: Vec<u8> = form::rules(&marks)
         .iter()
         .flat_map(|rule| wire::message(Family::Ipv4, wire::NEWRULE, 0, 1, &wire::new_rule(rule)))
         .collect();
     let again: Vec<_> =
         messages(&laid).flatten().filter_map(|message| wire::read_rule(message.payload)).collect();
-    let read = form::read(Family::Ipv4, &again);
+    let read = form::read(Family::Ipv4, true, &again);
     assert_eq!(read, Some(OwnMarks { intact: true, ..marks.clone() }), "what is laid is not read back");
     Some(marks)
 }

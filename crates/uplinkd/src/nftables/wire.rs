@@ -6,7 +6,7 @@ use nix::libc;
 use uplink_core::marks::TABLE;
 use uplink_core::snapshot::{Family, LinkIndex};
 
-use super::form::{Chain, Expression, Rule};
+use super::form::{Chain, Expression, OURS, Rule};
 use crate::netlink::{attributes, text};
 
 /// The number of nftables among the subsystems (`NFNL_SUBSYS_NFTABLES`, `linux/netfilter/nfnetlink.h`).
@@ -38,8 +38,8 @@ const REGISTER_OF_VERDICT: u32 = 0;
 /// `NFT_RETURN`: leave the chain.
 const RETURN: i32 = -5;
 
-/// Comments stand in a rule's user data as type, length, text with its zero: so `nft` shows them
-/// (`NFTNL_UDATA_RULE_COMMENT` of libnftnl).
+/// Comments stand in the user data of a rule or a table as type, length, text with its zero: so `nft` shows
+/// them (`NFTNL_UDATA_RULE_COMMENT`, `NFTNL_UDATA_TABLE_COMMENT` of libnftnl).
 const COMMENT: u8 = 0;
 
 /// Messages that the kernel carries out all, or none.
@@ -107,6 +107,19 @@ fn frame(family: i32, resource: u16, kind: u16, flags: u16, sequence: u32, rest:
 /// Attributes that name our table (`NFTA_TABLE_NAME`).
 pub(super) fn named_table() -> Vec<u8> {
     string(1, TABLE)
+}
+
+/// Attributes of the table when it is made: its user data say whose it is, as a comment.
+pub(super) fn new_table() -> Vec<u8> {
+    // NFTA_TABLE_NAME, NFTA_TABLE_USERDATA
+    [string(1, TABLE), attribute(6, &user_data(OURS))].concat()
+}
+
+/// Whether a table that the kernel described says that it is ours. Kernels before 5.10 do not keep that.
+pub(super) fn says_ours(payload: &[u8]) -> bool {
+    let comment = |(kind, value)| (kind == 6).then(|| read_comment(value)).flatten();
+    let mut known = attributes(payload.get(4..).unwrap_or_default()).map_while(Result::ok);
+    known.find_map(comment).is_some_and(|comment| comment == OURS)
 }
 
 /// Attributes that ask for the rules of our table (`NFTA_RULE_TABLE`).

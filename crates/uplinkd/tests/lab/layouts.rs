@@ -82,6 +82,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ),
         trial("layout: static netplan: default routes of protocol static", static_routes),
         trial("layout: management behind br-dpu: the bridge is the fallback", management_behind_bridge),
+        trial("layout: an address of the host itself: never a gateway, configured or learned", own_address),
         trial("layout: remembered gateway: known after a restart by prefix and MAC", remembered),
         trial("layout: remembered gateway: another one that answers for it is not trusted", stranger),
         trial("layout: remembered gateway: not in another prefix", other_prefix),
@@ -398,6 +399,25 @@ fn other_prefix() -> Outcome {
     })?;
     waits(&scene)?;
     scene.finish_changed()?;
+    Ok(())
+}
+
+/// The kernel takes such a route, and the host would answer itself.
+fn own_address() -> Outcome {
+    let site = without_route()?;
+    let own = site.port.address4;
+    site.worker.ip(&format!("route add default via {own} dev port metric 5"))?;
+    let scene = waiting(site)?;
+    scene.finish()?;
+
+    let toml = format!(
+        "{BRISK}boot_wait = \"500ms\"\n[[uplink]]\nname = \"dpu-0000:03:00.0\"\n\
+         match = {{ interface = \"port\" }}\ngateway = [\"{own}\"]\n"
+    );
+    let scene = Scene::begin(without_route()?, &toml)?;
+    leads(&scene, Family::Ipv6, "port")?;
+    waits(&scene)?;
+    scene.finish()?;
     Ok(())
 }
 
