@@ -407,17 +407,18 @@ fn own_address() -> Outcome {
     let site = without_route()?;
     let own = site.port.address4;
     site.worker.ip(&format!("route add default via {own} dev port metric 5"))?;
-    let scene = waiting(site)?;
-    scene.finish()?;
-
+    let learned = Scene::begin(site, &format!("{BRISK}boot_wait = \"500ms\"\n"))?;
     let toml = format!(
         "{BRISK}boot_wait = \"500ms\"\n[[uplink]]\nname = \"dpu-0000:03:00.0\"\n\
          match = {{ interface = \"port\" }}\ngateway = [\"{own}\"]\n"
     );
-    let scene = Scene::begin(without_route()?, &toml)?;
-    leads(&scene, Family::Ipv6, "port")?;
-    waits(&scene)?;
-    scene.finish()?;
+    let configured = Scene::begin(without_route()?, &toml)?;
+    for scene in [learned, configured] {
+        leads(&scene, Family::Ipv6, "port")?;
+        leads(&scene, Family::Ipv4, "mgmt")?;
+        scene.becomes(DPU, Family::Ipv4, "gateway")?;
+        scene.finish()?;
+    }
     Ok(())
 }
 
