@@ -30,6 +30,7 @@ mod routes;
 mod scene;
 mod seed;
 mod silence;
+mod sockets;
 mod stalls;
 mod targets;
 mod tiers;
@@ -59,6 +60,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     routes::trials,
     seed::trials,
     silence::trials,
+    sockets::trials,
     stalls::trials,
     targets::trials,
     ties::trials,
