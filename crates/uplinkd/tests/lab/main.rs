@@ -10,6 +10,7 @@
 )]
 
 mod advertisements;
+mod aftermath;
 mod aside;
 mod boot;
 mod capture;
@@ -43,6 +44,7 @@ use libtest_mimic::{Arguments, Trial};
 /// One entry a subject.
 const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     advertisements::trials,
+    aftermath::trials,
     aside::trials,
     boot::trials,
     configuration::trials,
