@@ -15,7 +15,7 @@ const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-saniti
 /// Which decoder, and how long.
 #[derive(Args)]
 pub(crate) struct Fuzz {
-    /// The decoder, a folder in fuzz/corpus: packet, netlink, nftables, file, config, memory or control
+    /// The decoder, a folder in fuzz/corpus: packet, netlink, nftables, sockets, file, config, memory or control
     decoder: String,
     /// For how long
     #[arg(long, default_value_t = 600)]

@@ -18,11 +18,13 @@ use crate::status::{Aside, Cause, Change, GatewaySource, Notice, Reason};
 use crate::time::Instant;
 use crate::undone::Undone;
 
+mod close;
 mod show;
 mod tell;
 mod wakefulness;
 mod write;
 
+use close::Sockets;
 use wakefulness::Wakefulness;
 use write::Applying;
 
@@ -75,6 +77,7 @@ pub struct Core {
     families: [FamilyState; 2],
     /// The interfaces whose `src_valid_mark` we set.
     checks_set: BTreeSet<LinkIndex>,
+    sockets: Sockets,
     desk: Desk,
     outputs: VecDeque<Output>,
     changes: VecDeque<Change>,
@@ -153,6 +156,7 @@ impl Core {
                 dry: Vec::new(),
             }),
             checks_set: BTreeSet::new(),
+            sockets: Sockets::default(),
             desk: Desk::new(start.machine ^ start.now.as_nanos()),
             outputs: VecDeque::new(),
             changes: VecDeque::new(),
@@ -234,12 +238,15 @@ impl Core {
             Input::Unsent(id) => self.judges.values_mut().for_each(|judge| judge.unsent(id)),
             Input::Forwarded { link, family, at } => self.forwarded(link, family, at, now),
             Input::Applied(outcomes) => self.applied(&outcomes, now),
+            Input::Closed { closing, sockets } => self.closed(closing, sockets, now),
+            Input::CannotClose(errno) => self.cannot_close(errno, now),
             Input::Undone(undone) => self.undone(undone, now),
             Input::Policy(policy) => {
                 self.limits = limits(&policy, self.limits.spread);
                 self.policy = *policy;
                 self.stale = true;
                 self.families.iter_mut().for_each(FamilyState::begin_anew);
+                self.sockets = Sockets::default();
             }
             Input::Deadline => {}
             Input::Stop => self.stopping = self.stopping.or(Some(0)),
@@ -303,6 +310,7 @@ impl Core {
         self.tell_health(now);
         self.tell_ready(now);
         self.write(now);
+        self.close_sockets(now);
         self.send_wishes();
         let deadline = self.next_deadline(now);
         self.clock.deadline = if deadline == Instant::NEVER { deadline } else { self.clock.real(deadline) };
@@ -591,7 +599,10 @@ impl Core {
             matches!(reason, Reason::Fell(_) | Reason::MemberFell(_) | Reason::Gone | Reason::FirstToAnswer);
         for (key, judge) in self.judges.iter_mut().filter(|(key, _)| key.family == family) {
             match (before.contains(&key.uplink), elected.contains(&key.uplink)) {
-                (true, false) if fell => judge.comeback_mut().fall(now),
+                (true, false) if fell => {
+                    judge.comeback_mut().fall(now);
+                    self.sockets.left(key, judge.standing(), self.policy.patience, now);
+                }
                 (false, true) => judge.comeback_mut().taken(),
                 (true, false) | (true, true) | (false, false) => {}
             }
@@ -650,7 +661,8 @@ impl Core {
         // A deadline that has passed was acted on in this turn, or waits for an input.
         let families = families.filter(|at| *at > now);
         let waiting = self.waiting.values().copied();
-        let next = judges.chain(families).chain(waiting).min().unwrap_or(Instant::NEVER);
+        let closing = self.sockets.deadlines().filter(|at| *at > now);
+        let next = judges.chain(families).chain(waiting).chain(closing).min().unwrap_or(Instant::NEVER);
         if boot > now { next.min(boot) } else { next }
     }
 

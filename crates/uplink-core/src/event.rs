@@ -33,6 +33,15 @@ pub enum Input {
     /// What the kernel said to the operations of the first [`Output::Apply`] that awaits it, in their
     /// order; the operations after the first failure were not tried.
     Applied(Vec<Outcome>),
+    /// The sockets of [`Output::CloseSockets`] were looked for, and so many closed.
+    Closed {
+        /// What was asked.
+        closing: Closing,
+        /// How many sockets were closed.
+        sockets: usize,
+    },
+    /// The kernel closes no sockets for us: its error number.
+    CannotClose(i32),
     /// Another program undid our pin; the snapshot that shows it comes with this or after it.
     Undone(Undone),
     /// The operator's configuration was read again.
@@ -70,12 +79,31 @@ pub enum Output {
     /// several in one turn, and one's failure is no reason not to carry out the next. After the last,
     /// look at the kernel's own routes and rules afresh, and give the result as [`Input::Snapshot`].
     Apply(Vec<Op>),
+    /// Close the sockets that cannot go on, aside from all else; answer with [`Input::Closed`] or
+    /// [`Input::CannotClose`].
+    CloseSockets(Closing),
     /// Every family is decided, or the wait is over: tell whoever waits for us.
     Ready,
     /// Something that people should be told.
     Notice(Notice),
     /// What should survive a restart has changed: write it down.
     Remember,
+}
+
+/// Which sockets are to be closed: TCP connections that began on this host and connected UDP sockets with
+/// one of these addresses, whose peer is reached through another uplink now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closing {
+    /// The uplink that is down.
+    pub uplink: String,
+    /// The family of its addresses.
+    pub family: Family,
+    /// The addresses that it has, or had until it went down.
+    pub addresses: Vec<IpAddr>,
+    /// The interfaces of the uplinks that are elected instead. Who is reached through none of them (in
+    /// the uplink's own subnet, a pod, this host) was not reached through the dead gateway, or would not
+    /// be by a new connection.
+    pub elected: Vec<LinkIndex>,
 }
 
 /// Tells one probe from all others of this process.

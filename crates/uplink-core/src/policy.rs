@@ -28,6 +28,9 @@ pub struct Policy {
     /// Whether the default route is one uplink's of a tier, or all its uplinks'.
     #[serde(default)]
     pub within_tier: WithinTier,
+    /// Close sockets that keep to the address of an uplink that was left because it is down.
+    #[serde(default)]
+    pub close_sockets: bool,
     /// Uplinks the operator named, in the order of the file.
     pub uplinks: Vec<UplinkPolicy>,
 }
@@ -48,6 +51,7 @@ impl Default for Policy {
             placement: Placement::Auto,
             path_rules: PathRules::default(),
             within_tier: WithinTier::First,
+            close_sockets: false,
             uplinks: Vec::new(),
         }
     }

@@ -23,12 +23,27 @@ pub struct Status {
     pub mode: Mode,
     /// Every family is decided, or the wait for that is over.
     pub ready: bool,
+    /// Whether sockets of an uplink that is down are closed.
+    pub close_sockets: CloseSocketsState,
     /// Per family: what is elected and what stands in the kernel.
     pub families: Vec<FamilyStatus>,
     /// All uplinks, the most preferred first.
     pub uplinks: Vec<UplinkStatus>,
     /// The last notices, oldest first.
     pub changes: Vec<Change>,
+}
+
+/// Whether sockets of an uplink that is down are closed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CloseSocketsState {
+    /// No: nobody asked for it, or nothing is done but observing.
+    #[default]
+    Off,
+    /// Yes.
+    On,
+    /// They should be, but the kernel does not close sockets.
+    Refused,
 }
 
 /// One family's decision.
@@ -479,6 +494,19 @@ pub enum Notice {
         /// With [`Aside::Contest`]: who undoes the pin, if the kernel told.
         by: Option<Undone>,
     },
+    /// Sockets of an uplink that is down were looked for, and so many closed.
+    Closed {
+        /// The uplink.
+        uplink: String,
+        /// The family.
+        family: Family,
+        /// Its addresses.
+        addresses: Vec<IpAddr>,
+        /// How many.
+        sockets: usize,
+    },
+    /// Sockets should be closed, and the kernel does not do so: its error number.
+    CannotClose(i32),
     /// The process was not awake for so long: what was asked in that time does not count.
     Asleep(Duration),
     /// Every family is decided, or the wait is over.
@@ -532,6 +560,18 @@ impl fmt::Display for Notice {
                 write!(f, "{family}: standing aside: {}", aside_text(*aside, by.as_ref()))
             }
             Self::Aside { family, aside: None, by: _ } => write!(f, "{family}: no longer standing aside"),
+            Self::Closed { uplink, family, addresses, sockets } => {
+                let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                let addresses = addresses.join(", ");
+                write!(f, "{uplink} {family}: closed {sockets} sockets that kept to {addresses}")
+            }
+            Self::CannotClose(errno) => {
+                write!(
+                    f,
+                    "close_sockets has no effect, the kernel closes no sockets: error {errno}; it needs \
+                     CONFIG_INET_DIAG_DESTROY"
+                )
+            }
             Self::Asleep(span) => {
                 write!(f, "was not awake for {} ms: questions of that time do not count", span.as_millis())
             }

@@ -15,8 +15,8 @@ use crate::own::{Leg, OwnRoute};
 use crate::policy::{Mode, Target};
 use crate::snapshot::Family;
 use crate::status::{
-    self, Aside, Cause, FamilyStatus, GatewaySource, Health, Kind, Notice, PathRulesState, PathRulesStatus,
-    PathStatus, Reason, TargetStatus, UplinkStatus, aside_text,
+    self, Aside, Cause, CloseSocketsState, FamilyStatus, GatewaySource, Health, Kind, Notice, PathRulesState,
+    PathRulesStatus, PathStatus, Reason, TargetStatus, UplinkStatus, aside_text,
 };
 use crate::time::Instant;
 use crate::undone::Program;
@@ -37,6 +37,9 @@ pub struct Status {
     pub mode: Mode,
     /// Every family is decided, or the wait for that is over.
     pub ready: bool,
+    /// Whether sockets of an uplink that is down are closed.
+    #[serde(default)]
+    pub close_sockets: CloseSocketsState,
     /// Per family: what is elected and what stands in the kernel.
     pub families: Vec<Election>,
     /// All uplinks, the most preferred first.
@@ -189,6 +192,7 @@ impl From<&status::Status> for Status {
             now_us: micros(status.now),
             mode: status.mode,
             ready: status.ready,
+            close_sockets: status.close_sockets,
             families: status.families.iter().map(Election::from).collect(),
             uplinks: status.uplinks.iter().map(Uplink::from).collect(),
             changes: status.changes.iter().map(Change::from).collect(),
@@ -330,6 +334,8 @@ impl<'a> Subject<'a> {
             Notice::Refused { op, .. } => ("refused", None, Some(op.family())),
             Notice::Left(op) => ("left", None, Some(op.family())),
             Notice::Aside { family, .. } => ("aside", None, Some(*family)),
+            Notice::Closed { uplink, family, .. } => ("closed", Some(uplink), Some(*family)),
+            Notice::CannotClose(_) => ("cannot_close", None, None),
             Notice::Asleep(_) => ("asleep", None, None),
             Notice::Ready => ("ready", None, None),
         };

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use uplink_core::policy::Mode;
 use uplink_core::snapshot::TABLE_MAIN;
-use uplink_core::status::{GatewaySource, Kind, PathRulesState, names};
+use uplink_core::status::{CloseSocketsState, GatewaySource, Kind, PathRulesState, names};
 use uplink_core::wire::{Election, Path, PathRules, Pin, Status, TargetAnswer, Uplink};
 
 /// The whole status: decisions, uplinks, last changes.
@@ -31,14 +31,18 @@ pub(crate) fn status(status: &Status) -> String {
     text.replace(|c: char| c.is_control() && c != '\n', "?")
 }
 
-/// The first line.
+/// The first line, and what concerns no family.
 fn head(status: &Status) -> String {
     let mode = match status.mode {
         Mode::Steer => "uplinkd steers",
         Mode::Observe => "uplinkd only observes, it writes nothing",
     };
     let ready = if status.ready { "" } else { "; not every family is decided yet" };
-    format!("{mode}{ready}\n")
+    let sockets = match status.close_sockets {
+        CloseSocketsState::Off | CloseSocketsState::On => "",
+        CloseSocketsState::Refused => "close_sockets has no effect: the kernel closes no sockets\n",
+    };
+    format!("{mode}{ready}\n{sockets}")
 }
 
 /// One family: what is elected, since when, why; and the pin.
@@ -333,12 +337,14 @@ Last changes
         let mut nothing = sample();
         nothing.ready = false;
         nothing.mode = Mode::Observe;
+        nothing.close_sockets = CloseSocketsState::Refused;
         nothing.families.clear();
         nothing.uplinks.clear();
         nothing.changes.clear();
         assert_eq!(
             status(&nothing),
-            "uplinkd only observes, it writes nothing; not every family is decided yet\n\n\
+            "uplinkd only observes, it writes nothing; not every family is decided yet\n\
+             close_sockets has no effect: the kernel closes no sockets\n\n\
              No family has a default route or a gateway.\n\nNo uplinks.\n"
         );
     }

@@ -111,6 +111,7 @@ fn document(text: &str) -> Result<Policy, Mistake> {
             "within_tier",
             "path_rules",
             "path_marks",
+            "close_sockets",
             "uplink",
         ],
     )?;
@@ -136,6 +137,9 @@ fn document(text: &str) -> Result<Policy, Mistake> {
         })?,
         path_rules: path_rules(&table)?,
         within_tier,
+        close_sockets: table.read("close_sockets", default.close_sockets, |field| {
+            field.choice(&[("off", false), ("on", true)])
+        })?,
         uplinks: table.read("uplink", Vec::new(), |field| uplinks(field, within_tier))?,
     })
 }

@@ -25,6 +25,7 @@ use crate::observe::{Drained, ObserveError, Observer};
 use crate::probe::{ProbeError, Prober};
 use crate::report::systemd::{self, Systemd};
 use crate::report::{journal, text};
+use crate::sockets::Sockets;
 
 /// A look at the kernel that failed is tried again after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -55,6 +56,7 @@ pub(crate) struct Daemon {
     observer: Observer,
     applier: Applier,
     prober: Prober,
+    sockets: Sockets,
     alarm: Alarm,
     signals: Signals,
     store: Store,
@@ -94,6 +96,8 @@ impl Daemon {
         let mut systemd = Systemd::new()?;
         systemd.starting(policy.boot_wait);
         withdraw(policy.mode, dry_run)?;
+        let sockets = Sockets::new();
+        check_closing(&sockets, &policy);
         let store = Store::new();
         let start = Start {
             policy,
@@ -109,6 +113,7 @@ impl Daemon {
             observer: Observer::open()?,
             applier: Applier::open()?,
             prober: Prober::new()?,
+            sockets,
             alarm: Alarm::new()?,
             signals,
             store,
@@ -162,6 +167,7 @@ impl Daemon {
         tokio::select! {
             work = self.observer.readable() => work.map(|()| Wake::Work),
             work = self.prober.readable() => work.map(|()| Wake::Work),
+            () = self.sockets.done() => Ok(Wake::Work),
             work = self.alarm.rung() => work.map(|()| Wake::Work),
             _ = self.signals.stop.recv() => Ok(Wake::Stop),
             _ = self.signals.interrupt.recv() => Ok(Wake::Stop),
@@ -175,6 +181,7 @@ impl Daemon {
     fn decide(&mut self, news: impl IntoIterator<Item = Input>) {
         let mut inputs = self.prober.drain();
         inputs.extend(self.observer.take_undone().map(Input::Undone));
+        inputs.extend(self.sockets.take());
         inputs.extend(news);
         self.core.handle_all(inputs, clock::now());
     }
@@ -285,6 +292,7 @@ impl Daemon {
                 }
             }
             Output::Unwatch { link, family } => self.prober.unwatch(link, family),
+            Output::CloseSockets(closing) => self.sockets.close(closing),
             Output::Notice(notice) => journal::notice(clock::now(), &notice),
             Output::Ready => self.systemd.ready(&text::line(&self.core.status(clock::now()))),
             Output::Apply(_) | Output::Remember => {}
@@ -320,6 +328,7 @@ impl Daemon {
                 if let Err(error) = withdraw(policy.mode, self.dry_run) {
                     tracing::error!("{}", chain(&error));
                 }
+                check_closing(&self.sockets, &policy);
                 self.decide([Input::Policy(Box::new(policy))]);
             }
             Err(error) => tracing::error!("the configuration stays as it was: {error}"),
@@ -343,6 +352,13 @@ fn withdraw(mode: Mode, dry_run: bool) -> Result<(), CleanupError> {
         }
     }
     Ok(())
+}
+
+/// Whoever wants sockets to be closed hears in time, and not in an outage, that the kernel does not do so.
+fn check_closing(sockets: &Sockets, policy: &Policy) {
+    if policy.close_sockets && policy.mode == Mode::Steer {
+        sockets.check();
+    }
 }
 
 /// An error with its causes, in one line, each said once.

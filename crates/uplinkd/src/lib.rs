@@ -16,6 +16,7 @@ mod observe;
 pub mod outside;
 mod probe;
 mod report;
+mod sockets;
 mod sys;
 
 use std::io::{self, Write};

@@ -13,16 +13,17 @@ use uplink_core::time::Instant;
 use uplink_core::{Core, Start};
 
 use crate::report::varlink;
-use crate::{config, memory, nftables, observe, probe};
+use crate::{config, memory, nftables, observe, probe, sockets};
 
 /// A decoder with its name.
 pub type Decoder = (&'static str, fn(&[u8]));
 
 /// All of them; each has a folder of its name in `fuzz/corpus`.
-pub const DECODERS: [Decoder; 7] = [
+pub const DECODERS: [Decoder; 8] = [
     ("packet", probe::any_packet),
     ("netlink", netlink),
     ("nftables", marks),
+    ("sockets", sockets::any_datagram),
     ("file", observe::any_file),
     ("config", config),
     ("memory", remembered),

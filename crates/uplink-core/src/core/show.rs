@@ -27,6 +27,7 @@ impl Core {
             now,
             mode: self.policy.mode,
             ready: self.ready,
+            close_sockets: self.close_sockets_state(),
             families: families.collect(),
             uplinks: self.uplinks.iter().map(|uplink| self.uplink(uplink)).collect(),
             changes: self.changes.iter().cloned().collect(),

@@ -31,6 +31,7 @@ preempt = "boot"
 placement = "table"
 path_marks = 0x3f00
 within_tier = "multipath"
+close_sockets = "on"
 
 [[uplink]]
 name = "dpu"
@@ -91,6 +92,7 @@ match.mac = "b8:3f:d2:00:00:01"
         placement: Placement::Table,
         path_rules: PathRules::On(0x3f00),
         within_tier: WithinTier::Multipath,
+        close_sockets: true,
         uplinks: vec![dpu, management, spare],
     };
     assert_eq!(policy, expected);

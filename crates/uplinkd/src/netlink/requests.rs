@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-    NetlinkMessage,
+    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use socket2::SockRef;
 
@@ -70,6 +69,11 @@ impl RequestError {
     }
 }
 
+/// What can be asked over netlink.
+pub(crate) trait Request: NetlinkSerializable + Into<NetlinkPayload<Self>> {}
+
+impl<T: NetlinkSerializable + Into<NetlinkPayload<T>>> Request for T {}
+
 /// A socket for requests, one at a time.
 pub(crate) struct Requests {
     socket: Socket,
@@ -78,12 +82,20 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    /// Opens the socket in the network namespace of the calling thread.
+    /// Opens the socket in the network namespace of the calling thread, for links, addresses, routes, rules.
     ///
     /// # Errors
     /// Those of the system calls; kernels before 4.20 lack strict checking.
     pub(crate) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        Self::of(NETLINK_ROUTE)
+    }
+
+    /// As [`Requests::open`], for another protocol of netlink.
+    ///
+    /// # Errors
+    /// As above; the kernel may not have it.
+    pub(crate) fn of(protocol: isize) -> io::Result<Self> {
+        let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         // A connected netlink socket takes messages from its peer only: the kernel, port 0.
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -109,13 +121,29 @@ impl Requests {
     /// # Errors
     /// [`RequestError::Refused`] is the kernel's answer; after any other error it is not known
     /// whether the request was carried out.
-    pub(crate) fn carry_out(&mut self, request: RouteNetlinkMessage, flags: u16) -> Result<(), RequestError> {
+    pub(crate) fn carry_out(&mut self, request: impl Request, flags: u16) -> Result<(), RequestError> {
+        self.ask(request, flags, |_| None::<()>).map(|_| ())
+    }
+
+    /// Has the kernel carry out a request that it answers with a message: what `keep` makes of that.
+    ///
+    /// # Errors
+    /// As those of [`Requests::carry_out`].
+    pub(crate) fn ask<T>(
+        &mut self,
+        request: impl Request,
+        flags: u16,
+        keep: impl Fn(&Message<'_>) -> Option<T>,
+    ) -> Result<Option<T>, RequestError> {
         let sequence = self.send(request, NLM_F_ACK | flags)?;
+        let mut kept = None;
         loop {
             for message in messages(self.receive()?) {
                 let message = message?;
-                if message.sequence == sequence && message.kind == NLMSG_ERROR {
-                    return verdict(&message);
+                match message.kind {
+                    _ if message.sequence != sequence => {}
+                    NLMSG_ERROR => return verdict(&message).map(|()| kept),
+                    _ => kept = keep(&message),
                 }
             }
         }
@@ -128,7 +156,7 @@ impl Requests {
     /// See [`RequestError`].
     pub(crate) fn dump<T>(
         &mut self,
-        request: &RouteNetlinkMessage,
+        request: &(impl Request + Clone),
         keep: impl Fn(&Message<'_>) -> Option<T>,
     ) -> Result<Vec<T>, RequestError> {
         for _ in 0..DUMP_ATTEMPTS {
@@ -144,7 +172,7 @@ impl Requests {
     /// Whether the table stayed as it was during the dump.
     fn dump_once(
         &mut self,
-        request: RouteNetlinkMessage,
+        request: impl Request,
         mut each: impl FnMut(&Message<'_>),
     ) -> Result<bool, RequestError> {
         let sequence = self.send(request, NLM_F_DUMP)?;
@@ -165,7 +193,7 @@ impl Requests {
     }
 
     /// Sends a request and returns its number.
-    fn send(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<u32> {
+    fn send(&mut self, request: impl Request, flags: u16) -> io::Result<u32> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut message = NetlinkMessage::from(request);
         message.header.flags = NLM_F_REQUEST | flags;

@@ -73,10 +73,10 @@ fn needs_attention(notice: &Notice) -> bool {
         Notice::LeavesGateway { health, .. } => matches!(health, Health::Down(_)),
         Notice::Interface { interface, .. } => interface.is_none(),
         Notice::Refused { outcome, .. } => *outcome != Outcome::Done,
-        Notice::Left(_) | Notice::Stranger { .. } => true,
+        Notice::Left(_) | Notice::Stranger { .. } | Notice::CannotClose(_) => true,
         Notice::Aside { aside, .. } => aside.is_some(),
         Notice::Asleep(span) => *span >= LONG_SLEEP,
-        Notice::SetAside { .. } | Notice::Wrote { .. } | Notice::Ready => false,
+        Notice::SetAside { .. } | Notice::Closed { .. } | Notice::Wrote { .. } | Notice::Ready => false,
     }
 }
 

@@ -9,8 +9,8 @@ use uplink_core::own::{Op, OwnRoute};
 use uplink_core::policy::{Mode, Target};
 use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, Mac, Mark, TABLE_MAIN};
 use uplink_core::status::{
-    Aside, Cause, Change, FamilyStatus, GatewaySource, Health, Kind, Notice, PathRulesState, PathRulesStatus,
-    PathStatus, Reason, Status, TargetStatus, UplinkStatus,
+    Aside, Cause, Change, CloseSocketsState, FamilyStatus, GatewaySource, Health, Kind, Notice,
+    PathRulesState, PathRulesStatus, PathStatus, Reason, Status, TargetStatus, UplinkStatus,
 };
 use uplink_core::time::Instant;
 use uplink_core::undone::{Program, Undoing, Undone};
@@ -31,6 +31,7 @@ pub(crate) fn status() -> Status {
         now: at(1000),
         mode: Mode::Steer,
         ready: true,
+        close_sockets: CloseSocketsState::On,
         families: vec![
             FamilyStatus {
                 family: Family::Ipv4,

@@ -10,6 +10,7 @@
 )]
 
 mod advertisements;
+mod aftermath;
 mod aside;
 mod boot;
 mod capture;
@@ -30,6 +31,7 @@ mod routes;
 mod scene;
 mod seed;
 mod silence;
+mod sockets;
 mod stalls;
 mod targets;
 mod tiers;
@@ -42,6 +44,7 @@ use libtest_mimic::{Arguments, Trial};
 /// One entry a subject.
 const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     advertisements::trials,
+    aftermath::trials,
     aside::trials,
     boot::trials,
     configuration::trials,
@@ -59,6 +62,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     routes::trials,
     seed::trials,
     silence::trials,
+    sockets::trials,
     stalls::trials,
     targets::trials,
     ties::trials,

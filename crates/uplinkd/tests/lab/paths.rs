@@ -266,7 +266,7 @@ fn listen(any: IpAddr) -> std::io::Result<TcpListener> {
 }
 
 /// A pod behind a bridge of the worker, which forwards.
-fn pod(site: &Site) -> Result<Host, Failed> {
+pub(crate) fn pod(site: &Site) -> Result<Host, Failed> {
     let pod = Host::new("pod")?;
     pod.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
     let worker = &site.worker;
@@ -335,7 +335,7 @@ fn translate(site: &Site) -> Outcome {
 }
 
 /// Lets a gateway drop what does not come from where an answer would go (RFC 3704), in both families.
-fn strict(uplink: &Uplink) -> Outcome {
+pub(crate) fn strict(uplink: &Uplink) -> Outcome {
     let gateway = &uplink.gateway;
     for of in ["all", "lan", "wan"] {
         gateway.sysctl(&format!("net/ipv4/conf/{of}/rp_filter"), "1")?;

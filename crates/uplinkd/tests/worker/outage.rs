@@ -1,8 +1,11 @@
 //! Reboots in the middle of an outage: the worker comes up on the uplink that works.
 
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream};
+
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
-use uplink_lab::{End, Fault, Uplink};
+use uplink_lab::{End, Fault, INTERNET4, Uplink};
 
 use crate::worker::{BOOT_WAIT, Outcome, SOON, UNIT, Worker, trial};
 
@@ -14,6 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             static_port_silent,
         ),
         trial("a_reboot_while_management_is_silent_comes_up_on_the_port", mgmt_silent),
+        trial("a_connection_by_a_silent_port_is_closed_if_that_is_wanted", connection_closed),
     ]
 }
 
@@ -55,6 +59,22 @@ fn mgmt_silent() -> Outcome {
     if waited > SOON.as_micros() {
         return Err(worker.explain(&format!("ready after {waited} µs, though the port works")));
     }
+    Ok(())
+}
+
+/// What the unit permits is enough to close sockets of others.
+fn connection_closed() -> Outcome {
+    let worker = Worker::running("close_sockets = \"on\"\n")?;
+    let (site, to) = (&worker.site, (INTERNET4, 8080));
+    let listener = site.internet.run(move || TcpListener::bind(to))?;
+    let client = site.worker.run(move || TcpStream::connect(to))?;
+    assert_eq!(client.local_addr()?.ip(), site.port.address4);
+    site.port.cable.fault(&[Fault::Silent]);
+    worker.until("the connection is closed", SOON, || {
+        let error = client.take_error()?;
+        Ok(error.is_some_and(|error| error.kind() == ErrorKind::ConnectionAborted))
+    })?;
+    drop(listener);
     Ok(())
 }
 

@@ -223,6 +223,7 @@ fn policy() -> impl Strategy<Value = Policy> {
         preempt,
         path_rules,
         within_tier,
+        close_sockets: true,
         uplinks,
         ..Policy::default()
     })

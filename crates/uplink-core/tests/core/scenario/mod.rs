@@ -18,6 +18,7 @@ mod reload;
 mod restart;
 mod routers;
 mod silence;
+mod sockets;
 mod stall;
 mod targets;
 mod ties;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use uplink_core::event::{Answer, Input, Outcome, Output};
+use uplink_core::event::{Answer, Closing, Input, Outcome, Output};
 use uplink_core::memory::Memory;
 use uplink_core::own::{Op, RuleForm, TABLE_MAIN_OR_PIN};
 use uplink_core::policy::{Mode, Policy};
@@ -52,6 +52,10 @@ pub(crate) struct Bench {
     pub(crate) elections: Vec<Elected>,
     pub(crate) notices: Vec<(Instant, Notice)>,
     pub(crate) operations: Vec<(Instant, Op, Outcome)>,
+    /// What was asked to be closed, and when.
+    pub(crate) closings: Vec<(Instant, Closing)>,
+    /// How many sockets are found and closed, or the kernel's error number.
+    pub(crate) closes: Result<usize, i32>,
     /// When READY was told.
     pub(crate) ready: Option<Instant>,
     /// The process is killed after so many more operations.
@@ -128,6 +132,8 @@ impl Bench {
             elections: Vec::new(),
             notices: Vec::new(),
             operations: Vec::new(),
+            closings: Vec::new(),
+            closes: Ok(3),
             ready: None,
             kill_after: None,
             meanwhile: None,
@@ -478,6 +484,12 @@ impl Bench {
             Output::Ready => self.ready = Some(self.now),
             Output::Remember => {
                 self.memory = self.core.as_ref().map(Core::memory).unwrap_or_default();
+            }
+            Output::CloseSockets(closing) => {
+                checks::closes_what_was_left(self, &closing);
+                self.closings.push((self.now, closing.clone()));
+                let closed = |sockets| Input::Closed { closing, sockets };
+                return Some(self.closes.map_or_else(Input::CannotClose, closed));
             }
             Output::Notice(notice) => self.note(notice),
             Output::Apply(_) => {}

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use uplink_core::Core;
-use uplink_core::event::{Outcome, Output};
+use uplink_core::event::{Closing, Outcome, Output};
 use uplink_core::own::{Lookup, Op, RuleForm};
 use uplink_core::policy::Mode;
 use uplink_core::snapshot::{Address, Family, Hop, LinkIndex, Prefix, Route, Snapshot, TABLE_MAIN, protocol};
@@ -75,12 +75,22 @@ pub(crate) fn writes_for_a_reason(bench: &Bench, outputs: &[Output]) {
         | Output::Watch { .. }
         | Output::Unwatch { .. }
         | Output::Apply(_)
+        | Output::CloseSockets(_)
         | Output::Ready
         | Output::Remember => false,
     };
     let unfinished = bench.unfinished.is_some_and(|since| bench.now.since(since) < UNFINISHED_FOR);
     let reason = bench.reason || unfinished || outputs.iter().any(news);
     assert!(reason || !writes, "{}: written for no reason: {outputs:#?}", bench.now);
+}
+
+/// Sockets are closed only of an uplink that is not elected, for the sake of others that are.
+pub(crate) fn closes_what_was_left(bench: &Bench, closing: &Closing) {
+    let Closing { uplink, family, addresses, elected } = closing;
+    let status = bench.family(*family);
+    assert_eq!(bench.policy.mode, Mode::Steer, "{}: {closing:?} although we only observe", bench.now);
+    assert!(!status.elected.is_empty() && !status.elected.contains(uplink), "{}: {closing:?}", bench.now);
+    assert!(!addresses.is_empty() && !elected.is_empty(), "{}: {closing:?}", bench.now);
 }
 
 /// One operation of ours: nothing foreign changes, no lookup breaks, no pin stands above a foreign
