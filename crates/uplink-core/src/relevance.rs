@@ -67,7 +67,8 @@ impl Relevance {
     fn note(&mut self, whole: &Snapshot) {
         let by_themselves = whole.links.values().filter(|link| self.of_link(link)).map(|link| link.index);
         let by_routes = whole.routes.iter().flat_map(|route| &route.hops).map(|hop| hop.link);
-        let by_marks = whole.tracking.tables.iter().flat_map(|table| &table.uplinks).map(|marked| marked.link);
+        let by_marks =
+            whole.tracking.tables.iter().flat_map(|table| &table.uplinks).map(|marked| marked.link);
         let mut more: Vec<LinkIndex> = by_themselves.chain(by_routes).chain(by_marks).collect();
         let mut links = BTreeSet::new();
         while !more.is_empty() {

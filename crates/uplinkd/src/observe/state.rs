@@ -715,7 +715,11 @@ mod tests {
         pod.attributes.push(LinkAttribute::Controller(4));
         assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &pod), Effect::CHANGED);
         let _ = state.part();
-        assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &link(4, false)), Effect::CHANGED, "even if it comes late");
+        assert_eq!(
+            tell(&mut state, RTM_NEWLINK, 0, &link(4, false)),
+            Effect::CHANGED,
+            "even if it comes late"
+        );
         // So is what a default route leads through.
         assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &link(5, true)), Effect::NONE);
         assert_eq!(tell(&mut state, RTM_NEWROUTE, ADD, &default_route(5, "10.0.0.5", 5)), Effect::CHANGED);
