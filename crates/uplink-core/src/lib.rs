@@ -16,6 +16,7 @@ pub mod own;
 pub mod paths;
 pub mod plan;
 pub mod policy;
+pub mod relevance;
 pub mod snapshot;
 pub mod status;
 pub mod time;

@@ -31,6 +31,8 @@ const RESTLESS: u32 = u32::from_be_bytes([100, 64, 0, 0]);
 const RESTLESS_COUNT: u32 = 1 << 16;
 /// Who makes them: `RTPROT_BGP` (linux/rtnetlink.h).
 const RTPROT_BGP: u8 = 186;
+/// Who makes those that name a gateway: `RTPROT_DHCP`.
+const RTPROT_DHCP: u8 = 16;
 /// Requests in one datagram: it stays far below what a socket takes.
 const BATCH: u32 = 500;
 /// What changes comes in portions of so long.
@@ -45,7 +47,7 @@ impl Host {
     pub fn lay_crowd(&self, interface: &str, gateway: Ipv4Addr, count: u32) -> Result<()> {
         let (interface, host) = (interface.to_owned(), self.name().to_owned());
         self.run(move || {
-            let mut crowd = Crowd::open(&interface, gateway)?;
+            let mut crowd = Crowd::open(&interface, gateway, RTPROT_BGP)?;
             for first in (0..count).step_by(BATCH as usize) {
                 let numbers = first..count.min(first + BATCH);
                 crowd.send(numbers.map(|number| (true, MANY + (number << 8), 24)))?;
@@ -53,6 +55,26 @@ impl Host {
             Ok::<(), io::Error>(())
         })
         .doing(format!("lay {count} routes on {host}"))
+    }
+
+    /// Adds so many routes as a DHCP client does, and deletes them again, as fast as the kernel does it:
+    /// news for whoever looks for gateways, more than there is room for if he does not read it meanwhile.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn flood(&self, interface: &str, gateway: Ipv4Addr, count: u32) -> Result<()> {
+        let (interface, host) = (interface.to_owned(), self.name().to_owned());
+        self.run(move || {
+            let mut crowd = Crowd::open(&interface, gateway, RTPROT_DHCP)?;
+            for first in (0..count).step_by(BATCH as usize) {
+                for add in [true, false] {
+                    let numbers = first..count.min(first + BATCH);
+                    crowd.send(numbers.map(|number| (add, MANY + (number << 8), 24)))?;
+                }
+            }
+            Ok::<(), io::Error>(())
+        })
+        .doing(format!("flood {host} with routes"))
     }
 }
 
@@ -88,7 +110,8 @@ impl Churn {
     /// If there is no such interface, or no socket.
     pub fn start(host: &Host, interface: &str, gateway: Ipv4Addr, per_second: u32) -> Result<Self> {
         let (shared, interface) = (Arc::new(Shared::default()), interface.to_owned());
-        let crowd = host.run(move || Crowd::open(&interface, gateway)).doing("open a netlink socket")?;
+        let crowd =
+            host.run(move || Crowd::open(&interface, gateway, RTPROT_BGP)).doing("open a netlink socket")?;
         let view = Arc::clone(&shared);
         let thread = host.thread("churn", move || view.churn(crowd, per_second / 1000))?;
         Ok(Self { shared, thread: Some(thread) })
@@ -139,14 +162,15 @@ struct Crowd {
     socket: Socket,
     interface: u32,
     gateway: Ipv4Addr,
+    protocol: u8,
 }
 
 impl Crowd {
-    fn open(interface: &str, gateway: Ipv4Addr) -> io::Result<Self> {
+    fn open(interface: &str, gateway: Ipv4Addr, protocol: u8) -> io::Result<Self> {
         let interface = if_nametoindex(interface)?;
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
-        Ok(Self { socket, interface, gateway })
+        Ok(Self { socket, interface, gateway, protocol })
     }
 
     /// Adds (or deletes) routes by first address and length, in one datagram; the kernel carries all of
@@ -187,7 +211,7 @@ impl Crowd {
         message.header.destination_prefix_length = length;
         message.header.scope = RouteScope::Universe;
         message.header.kind = RouteType::Unicast;
-        message.header.protocol = RTPROT_BGP.into();
+        message.header.protocol = self.protocol.into();
         message.attributes = vec![
             RouteAttribute::Table(TABLE_MAIN),
             RouteAttribute::Destination(Ipv4Addr::from(to).into()),

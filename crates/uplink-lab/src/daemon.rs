@@ -307,6 +307,24 @@ impl Daemon {
         })
     }
 
+    /// How many of the kernel's messages about changes its socket had no room for so far.
+    ///
+    /// # Errors
+    /// If it has ended, or listens to nothing.
+    pub fn overruns(&self) -> Result<u64> {
+        let number = self.pid().to_string();
+        let sockets = fs::read_to_string(format!("/proc/{number}/net/netlink"));
+        let sockets = sockets.doing("read the netlink sockets beside the daemon's")?;
+        // Protocol, port and drops are the second, third and ninth column; the port of a process's first
+        // socket is its number.
+        let drops = sockets.lines().find_map(|line| {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            let its = columns.get(1) == Some(&"0") && columns.get(2) == Some(&number.as_str());
+            its.then(|| columns.get(8)?.parse().ok()).flatten()
+        });
+        drops.ok_or_else(|| Error::Unexpected(format!("the daemon listens to nothing:\n{sockets}")))
+    }
+
     fn watch(host: &Host, mut child: Child, notify: UnixDatagram, started: Instant) -> Result<Self> {
         let (log, notes) = (Arc::new(Record::new()), Arc::new(Record::new()));
         if let Some(stream) = child.process().stdout.take() {

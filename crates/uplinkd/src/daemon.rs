@@ -72,7 +72,9 @@ pub(crate) struct Daemon {
 
 /// Why the loop woke up.
 enum Wake {
-    /// The kernel, a reply or the deadline: all three are looked at, always.
+    /// The kernel told something.
+    News,
+    /// A reply or the deadline. Whichever woke us, all three are looked at, always.
     Work,
     /// Read the configuration again.
     Reload,
@@ -99,6 +101,8 @@ impl Daemon {
         let sockets = Sockets::new();
         check_closing(&sockets, &policy);
         let store = Store::new();
+        let mut observer = Observer::open()?;
+        observer.set_policy(&policy);
         let start = Start {
             policy,
             memory: store.read(),
@@ -110,7 +114,7 @@ impl Daemon {
         Ok(Self {
             status: watch::Sender::new(Arc::new(core.status(clock::now()))),
             core,
-            observer: Observer::open()?,
+            observer,
             applier: Applier::open()?,
             prober: Prober::new()?,
             sockets,
@@ -142,9 +146,8 @@ impl Daemon {
         loop {
             self.carry_out();
             self.publish();
-            self.alarm.set(self.deadline())?;
             match self.wait().await? {
-                Wake::Work => {}
+                Wake::News | Wake::Work => {}
                 Wake::Reload => self.reload(),
                 Wake::Stop => {
                     self.systemd.stopping();
@@ -163,16 +166,24 @@ impl Daemon {
         }
     }
 
-    async fn wait(&mut self) -> io::Result<Wake> {
-        tokio::select! {
-            work = self.observer.readable() => work.map(|()| Wake::Work),
-            work = self.prober.readable() => work.map(|()| Wake::Work),
-            () = self.sockets.done() => Ok(Wake::Work),
-            work = self.alarm.rung() => work.map(|()| Wake::Work),
-            _ = self.signals.stop.recv() => Ok(Wake::Stop),
-            _ = self.signals.interrupt.recv() => Ok(Wake::Stop),
-            _ = self.signals.leave.recv() => Ok(Wake::Leave),
-            _ = self.signals.reload.recv() => Ok(Wake::Reload),
+    /// Waits until there is something to do. Most of what others do to a big host is nothing to us.
+    async fn wait(&mut self) -> Result<Wake, DaemonError> {
+        loop {
+            self.alarm.set(self.deadline())?;
+            let wake = tokio::select! {
+                news = self.observer.readable() => news.map(|()| Wake::News),
+                work = self.prober.readable() => work.map(|()| Wake::Work),
+                () = self.sockets.done() => Ok(Wake::Work),
+                work = self.alarm.rung() => work.map(|()| Wake::Work),
+                _ = self.signals.stop.recv() => Ok(Wake::Stop),
+                _ = self.signals.interrupt.recv() => Ok(Wake::Stop),
+                _ = self.signals.leave.recv() => Ok(Wake::Leave),
+                _ = self.signals.reload.recv() => Ok(Wake::Reload),
+            }?;
+            let is_nothing = matches!(wake, Wake::News) && !self.observer.drain()?.matters();
+            if !is_nothing {
+                return Ok(wake);
+            }
         }
     }
 
@@ -188,7 +199,7 @@ impl Daemon {
 
     /// Everything that waits, then one decision.
     fn work(&mut self) -> Result<(), DaemonError> {
-        let Drained { changed, look } = self.observer.drain()?;
+        let Drained { changed, look, undone: _ } = self.observer.drain()?;
         let news = if changed { self.seen() } else { Input::Deadline };
         self.decide([news]);
         let now = clock::now();
@@ -220,11 +231,11 @@ impl Daemon {
     }
 
     fn seen(&mut self) -> Input {
-        let snapshot = self.observer.snapshot();
+        let snapshot = self.observer.take();
         for link in self.asked.extract_if(.., |link| !snapshot.links.contains_key(link)) {
             self.prober.forget(link);
         }
-        Input::Snapshot(Box::new(snapshot.clone()))
+        Input::Snapshot(Box::new(snapshot))
     }
 
     /// Does all that the core wants done: routes first, then questions, then telling.
@@ -329,7 +340,9 @@ impl Daemon {
                     tracing::error!("{}", chain(&error));
                 }
                 check_closing(&self.sockets, &policy);
-                self.decide([Input::Policy(Box::new(policy))]);
+                self.observer.set_policy(&policy);
+                let seen = self.seen();
+                self.decide([Input::Policy(Box::new(policy)), seen]);
             }
             Err(error) => tracing::error!("the configuration stays as it was: {error}"),
         }

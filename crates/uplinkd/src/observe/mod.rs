@@ -25,6 +25,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::rule::RuleMessage;
 use nix::libc;
+use uplink_core::policy::Policy;
 use uplink_core::snapshot::{Address, Family, Link, Rule, Snapshot, Tracking, protocol};
 use uplink_core::time::Instant;
 use uplink_core::undone::Undone;
@@ -71,13 +72,23 @@ pub(crate) enum ObserveError {
     },
 }
 
-/// What [`Observer::drain`] found.
+/// What [`Observer::drain`] found, now or before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Drained {
-    /// The snapshot differs.
+    /// What matters of the snapshot differs from what was taken last.
     pub(crate) changed: bool,
     /// The snapshot may be wrong: [`Observer::look`] is due, and stays so until it was taken.
     pub(crate) look: bool,
+    /// Somebody undid our pin.
+    pub(crate) undone: bool,
+}
+
+impl Drained {
+    /// Whether there is anything to be decided.
+    pub(crate) const fn matters(self) -> bool {
+        let Self { changed, look, undone } = self;
+        changed || look || undone
+    }
 }
 
 /// Follows what the kernel holds.
@@ -90,6 +101,8 @@ pub(crate) struct Observer {
     state: State,
     undoings: Undoings,
     malformed_looks: u32,
+    /// What matters differs from what was taken.
+    changed: bool,
     look_due: bool,
     /// When a route may vanish without a message, because it was laid for so long.
     ends_at: Instant,
@@ -119,6 +132,7 @@ impl Observer {
             state,
             undoings: Undoings::default(),
             malformed_looks: MALFORMED_LOOKS,
+            changed: true,
             look_due: true,
             ends_at: Instant::NEVER,
             tables_due: false,
@@ -132,6 +146,17 @@ impl Observer {
     /// What is known now.
     pub(crate) const fn snapshot(&self) -> &Snapshot {
         self.state.snapshot()
+    }
+
+    /// From now on, what matters is by this policy; [`Observer::take`] it anew.
+    pub(crate) fn set_policy(&mut self, policy: &Policy) {
+        self.state.set_policy(policy);
+    }
+
+    /// What matters of what is known now.
+    pub(crate) fn take(&mut self) -> Snapshot {
+        self.changed = false;
+        self.state.part()
     }
 
     /// When [`Observer::drain`] is due although nothing may happen until then.
@@ -224,7 +249,8 @@ impl Observer {
         if ports {
             changed |= self.state.replace_ports(pci::dpu_ports());
         }
-        Drained { changed, look: self.look_due }
+        self.changed |= changed;
+        Drained { changed: self.changed, look: self.look_due, undone: self.undoings.any() }
     }
 
     /// Whether somebody has begun to track connections, as far as it is time to look.
@@ -248,13 +274,13 @@ impl Observer {
         }
     }
 
-    /// Reads everything again. Returns whether the snapshot differs.
+    /// Reads everything again. Returns whether the snapshot differs from what was taken last.
     ///
     /// # Errors
     /// See [`ObserveError`]; the snapshot may differ then, too.
     pub(crate) fn look(&mut self) -> Result<bool, ObserveError> {
         // What is queued now is older than what is read below, and need not cause another look.
-        let drained = self.drain()?;
+        self.drain()?;
         self.ends_at = Instant::NEVER;
         let read = Read {
             // First, because it waits for the kernel's routing lock: a change that sent its first
@@ -270,9 +296,9 @@ impl Observer {
         };
         self.look_due = false;
         self.tables_due = false;
-        let differs = self.state.replace(read);
+        self.changed |= self.state.replace(read);
         self.ends_at = self.first_end(clock::now());
-        Ok(differs || drained.changed)
+        Ok(self.changed)
     }
 
     /// When the first of the routes that were told of just now may vanish.
@@ -280,28 +306,27 @@ impl Observer {
         self.state.take_end().map_or(Instant::NEVER, |left| now + left + LIFE_IS_OVER)
     }
 
-    /// Reads own routes, and all rules, again: after something was applied. Returns whether the
-    /// snapshot differs. Reads everything instead if that is due.
+    /// Reads own routes, and all rules, again: after something was applied. Reads everything instead if
+    /// that is due.
     ///
     /// The kernel picks the routes out, but walks its whole table to do so: 20 µs on a usual host,
     /// 12 ms for each 100,000 routes.
     ///
     /// # Errors
     /// See [`ObserveError`].
-    pub(crate) fn look_at_own(&mut self) -> Result<bool, ObserveError> {
-        let drained = self.drain()?;
+    pub(crate) fn look_at_own(&mut self) -> Result<(), ObserveError> {
+        self.drain()?;
         // What was applied may be one of them, and must be seen before it is missed.
-        let tables = self.tables_due && self.follow_tables(clock::now());
+        self.changed |= self.tables_due && self.follow_tables(clock::now());
         let own = self.read_routes(Some(protocol::UPLINKD))?;
         let rules = self.read_rules()?;
         let effect = self.state.replace_own(own);
-        let mut changed = drained.changed | effect.changed | tables;
-        changed |= self.state.replace_rules(rules);
+        self.changed |= effect.changed | self.state.replace_rules(rules);
         self.look_due |= effect.look;
         if self.look_due {
-            changed |= self.look()?;
+            self.look()?;
         }
-        Ok(changed)
+        Ok(())
     }
 
     fn read_tracking(&mut self) -> Result<Tracking, ObserveError> {
@@ -454,7 +479,7 @@ mod tests {
             observer.requests = Requests::unheard().unwrap();
             let rules = observer.snapshot().rules.clone();
             let drained = observer.follow(Effect::RULES.and(Effect::CHANGED));
-            assert_eq!(drained, Drained { changed: true, look: true });
+            assert_eq!(drained, Drained { changed: true, look: true, undone: false });
             assert_eq!(observer.snapshot().rules, rules);
             assert!(observer.look().is_err());
             assert!(observer.drain().unwrap().look, "it stays due until it was taken");

@@ -8,6 +8,8 @@ use nix::libc::{
     RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE, RTM_NEWRULE,
 };
 use uplink_core::lease::Leases;
+use uplink_core::policy::Policy;
+use uplink_core::relevance::Relevance;
 use uplink_core::snapshot::{
     Address, Family, Link, LinkIndex, PciPort, Prefix, Route, Rule, Snapshot, Tracking, protocol,
 };
@@ -37,7 +39,7 @@ const REVIVED_WITHIN: Duration = Duration::from_secs(2);
 /// What a message, or several, did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Effect {
-    /// The snapshot differs.
+    /// The snapshot differs in what matters.
     pub(super) changed: bool,
     /// Routes may have changed without a message: read everything again.
     pub(super) look: bool,
@@ -69,7 +71,9 @@ impl Effect {
 
 /// What the kernel was seen to hold.
 pub(super) struct State {
+    /// Everything, whether it matters or not.
     snapshot: Snapshot,
+    relevance: Relevance,
     /// Next-hop objects that kept routes lead to, or led to since everything was read.
     nexthops: BTreeSet<u32>,
     /// When the first of the lives ends that were told since this was taken, from then on.
@@ -81,12 +85,28 @@ pub(super) struct State {
 impl State {
     /// Nothing yet.
     pub(super) fn new(identify: fn(&str) -> Option<PciPort>) -> Self {
-        Self { snapshot: Snapshot::default(), nexthops: BTreeSet::new(), ends: None, identify }
+        Self {
+            snapshot: Snapshot::default(),
+            relevance: Relevance::default(),
+            nexthops: BTreeSet::new(),
+            ends: None,
+            identify,
+        }
     }
 
     /// What is known now.
     pub(super) const fn snapshot(&self) -> &Snapshot {
         &self.snapshot
+    }
+
+    /// What matters of it. To be taken whenever that differs: what matters from then on is noted here.
+    pub(super) fn part(&mut self) -> Snapshot {
+        self.relevance.part(&self.snapshot)
+    }
+
+    /// From now on, what matters is by this policy.
+    pub(super) fn set_policy(&mut self, policy: &Policy) {
+        self.relevance.set_policy(policy);
     }
 
     /// Takes in a message. All that it says of routes and addresses may be said again, or late: the
@@ -202,16 +222,19 @@ impl State {
             }
         }
         let (Some(index), Some(rp_filter)) = (index, rp_filter) else { return Ok(Effect::NONE) };
-        let setting = match index {
-            NETCONFA_IFINDEX_ALL => Some(&mut self.snapshot.rp_filter),
+        let (setting, matters) = match index {
+            NETCONFA_IFINDEX_ALL => (Some(&mut self.snapshot.rp_filter), true),
             // Also that of no interface yet, which has no number that is in use.
-            index => self.snapshot.links.get_mut(&LinkIndex(index)).map(|link| &mut link.rp_filter),
+            index => {
+                let link = self.snapshot.links.get_mut(&LinkIndex(index));
+                (link.map(|link| &mut link.rp_filter), self.relevance.of_index(LinkIndex(index)))
+            }
         };
         let Some(setting) = setting.filter(|setting| **setting != rp_filter) else {
             return Ok(Effect::NONE);
         };
         *setting = rp_filter;
-        Ok(Effect::CHANGED)
+        Ok(Effect { changed: matters, ..Effect::NONE })
     }
 
     /// The link with the PCI function behind it, which is looked up only if it is new or renamed.
@@ -232,7 +255,7 @@ impl State {
             return Effect::NONE;
         }
         let effect = Effect {
-            changed: known != Some(&link),
+            changed: known != Some(&link) && self.relevance.of_link(&link),
             ports: known.and_then(|known| known.pci.as_ref()) != pci.as_ref(),
             ..Effect::NONE
         };
@@ -244,18 +267,25 @@ impl State {
         let Some(link) = self.snapshot.links.remove(&index) else {
             return Effect::NONE;
         };
-        self.snapshot.addresses.retain(|a| a.link != index);
-        let effect = Effect { changed: true, ports: link.pci.is_some(), ..Effect::NONE };
+        let relevance = &self.relevance;
+        let mut changed = relevance.of_link(&link);
+        self.snapshot.addresses.retain(|address| {
+            let stays = address.link != index;
+            changed |= !stays && relevance.of_address(address);
+            stays
+        });
+        let effect = Effect { changed, ports: link.pci.is_some(), ..Effect::NONE };
         effect.and(self.drop_dead_routes())
     }
 
     fn set_address(&mut self, address: Address) -> Effect {
+        let told = Effect { changed: self.relevance.of_address(&address), ..Effect::NONE };
         let addresses = &mut self.snapshot.addresses;
         match addresses.iter_mut().find(|a| same_address(a, &address)) {
             Some(known) if *known == address => Effect::NONE,
             Some(known) => {
                 *known = address;
-                Effect::CHANGED
+                told
             }
             None => {
                 let place = address_place(&address);
@@ -266,7 +296,7 @@ impl State {
                     Family::Ipv6 => address_place(a) < place,
                 });
                 addresses.insert(at, address);
-                Effect::CHANGED
+                told
             }
         }
     }
@@ -281,7 +311,7 @@ impl State {
                 || route.attributes.source == Some(address.prefix.address)
         };
         Effect {
-            changed: self.snapshot.addresses.len() != before,
+            changed: self.snapshot.addresses.len() != before && self.relevance.of_address(address),
             look: self.snapshot.routes.iter().any(touched),
             ..Effect::NONE
         }
@@ -465,6 +495,8 @@ mod tests {
     use netlink_packet_route::address::{AddressAttribute, AddressMessage};
     use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
     use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteNextHop, RouteType};
+    use uplink_core::policy::{Match, Need, UplinkPolicy};
+    use uplink_core::snapshot::Weight;
 
     use super::*;
     use crate::netlink::address_family;
@@ -478,10 +510,27 @@ mod tests {
     /// A state with the links 1 and 2, up.
     fn state() -> State {
         let mut state = State::new(|_| None);
+        state.set_policy(&naming("x?"));
         for index in [1, 2] {
             tell(&mut state, RTM_NEWLINK, 0, &link(index, true));
         }
+        let _ = state.part();
         state
+    }
+
+    /// A policy that names an uplink by the names of its interface.
+    fn naming(pattern: &str) -> Policy {
+        let uplink = UplinkPolicy {
+            name: "named".into(),
+            matching: Match::Interface(pattern.into()),
+            tier: 1,
+            weight: Weight::ONE,
+            gateways: Vec::new(),
+            targets: Vec::new(),
+            need: Need::Any,
+            interval: Duration::from_secs(5),
+        };
+        Policy { uplinks: vec![uplink], ..Policy::default() }
     }
 
     fn tell(state: &mut State, kind: u16, flags: u16, message: &impl Emitable) -> Effect {
@@ -645,6 +694,40 @@ mod tests {
     }
 
     #[test]
+    fn who_is_no_uplink_and_has_no_route_changes_nothing() {
+        let mut state = state();
+        state.set_policy(&Policy::default());
+        tell(&mut state, RTM_NEWROUTE, ADD, &default_route(1, "10.0.0.1", 1));
+        let mut pod = link(3, true);
+        for message in [&link(3, false), &pod] {
+            assert_eq!(tell(&mut state, RTM_NEWLINK, 0, message), Effect::NONE);
+        }
+        assert_eq!(tell(&mut state, RTM_NEWADDR, 0, &address(3, "fe80::3")), Effect::NONE);
+        let known: Vec<u32> = state.part().links.keys().map(|index| index.0).collect();
+        assert_eq!(known, [1, 2], "what mattered once does until it is gone");
+        // A route may prefer it as its source.
+        assert_eq!(tell(&mut state, RTM_NEWADDR, 0, &address(3, "10.0.3.3")), Effect::CHANGED);
+        // What an uplink is enslaved to is one.
+        let mut port = link(1, true);
+        port.attributes.push(LinkAttribute::Controller(3));
+        assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &port), Effect::CHANGED);
+        assert!(state.part().links.contains_key(&LinkIndex(3)));
+        pod.attributes.push(LinkAttribute::Controller(4));
+        assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &pod), Effect::CHANGED);
+        let _ = state.part();
+        assert_eq!(
+            tell(&mut state, RTM_NEWLINK, 0, &link(4, false)),
+            Effect::CHANGED,
+            "even if it comes late"
+        );
+        // So is what a default route leads through.
+        assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &link(5, true)), Effect::NONE);
+        assert_eq!(tell(&mut state, RTM_NEWROUTE, ADD, &default_route(5, "10.0.0.5", 5)), Effect::CHANGED);
+        assert!(state.part().links.contains_key(&LinkIndex(5)));
+        assert_eq!(tell(&mut state, RTM_DELLINK, 0, &link(5, true)), Effect::CHANGED.and(Effect::LOOK));
+    }
+
+    #[test]
     fn an_address_that_goes_needs_a_look_only_where_routes_are() {
         let mut state = state();
         let mut preferring = default_route(1, "10.0.0.1", 1);
@@ -727,6 +810,7 @@ mod tests {
             })
         };
         let mut state = State::new(identify);
+        state.set_policy(&naming("?*"));
         let appeared = Effect { changed: true, ports: true, ..Effect::NONE };
         assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &link(5, true)), appeared);
         assert_eq!(tell(&mut state, RTM_NEWLINK, 0, &link(5, false)), Effect::CHANGED);

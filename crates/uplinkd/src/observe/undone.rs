@@ -33,6 +33,11 @@ impl Undoings {
         }
     }
 
+    /// Whether there is anything to hand over.
+    pub(super) fn any(&self) -> bool {
+        !self.0.is_empty()
+    }
+
     /// Hands them over. It is now that their names are looked for: some programs live for a moment.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Undone> + use<> {
         std::mem::take(&mut self.0).into_iter().map(|(family, (how, process))| {

@@ -16,6 +16,7 @@ mod boot;
 mod capture;
 mod configuration;
 mod control;
+mod crowds;
 mod dhcp;
 mod ipv6;
 mod kills;
@@ -49,6 +50,7 @@ const SUBJECTS: &[fn() -> Vec<Trial>] = &[
     boot::trials,
     configuration::trials,
     control::trials,
+    crowds::trials,
     dhcp::trials,
     ipv6::trials,
     kills::trials,

@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use uplink_core::discover::{Hints, discover};
 use uplink_core::event::{Answer, Closing, Input, Outcome, Output};
 use uplink_core::memory::Memory;
 use uplink_core::own::{Op, RuleForm, TABLE_MAIN_OR_PIN};
 use uplink_core::policy::{Mode, Policy};
+use uplink_core::relevance::Relevance;
 use uplink_core::snapshot::{Family, LinkIndex, Snapshot};
 use uplink_core::status::{FamilyStatus, Notice, PathStatus, Reason, Status};
 use uplink_core::time::Instant;
@@ -81,6 +83,8 @@ pub(crate) struct Bench {
     checked_changes: u64,
     /// What the observer knows; routes that vanished silently may still be in it.
     pub(crate) seen: Snapshot,
+    /// What of that the core is told.
+    relevance: Relevance,
     /// The process was asked to end.
     pub(crate) stopping: bool,
     /// Something happened since the last operations: there may be more.
@@ -151,6 +155,7 @@ impl Bench {
             seen_changes: 0,
             checked_changes: 0,
             seen: Snapshot::default(),
+            relevance: Relevance::default(),
             stopping: false,
             reason: true,
             unfinished: None,
@@ -173,6 +178,8 @@ impl Bench {
         self.inbox.clear();
         self.reason = true;
         self.seen_changes = self.kernel.changes;
+        self.relevance = Relevance::default();
+        self.relevance.set_policy(&self.policy);
         let first = self.look(Stale::Nothing);
         self.feed(vec![first]);
     }
@@ -223,7 +230,10 @@ impl Bench {
         self.fallen.clear();
         // What was no silence yet may be one by another patience.
         self.woke = self.now;
+        self.relevance.set_policy(&policy);
+        let part = self.part();
         self.arrive(Input::Policy(Box::new(policy)));
+        self.arrive(part);
     }
 
     /// From now on the loop does not run; the sockets fill.
@@ -511,6 +521,14 @@ impl Bench {
         self.notices.push((self.now, notice));
     }
 
+    /// What the observer reports of what it knows. What it leaves out would make no difference.
+    fn part(&mut self) -> Input {
+        let part = self.relevance.part(&self.seen);
+        let discovered = |snapshot| discover(snapshot, &self.policy, &Hints::default());
+        assert_eq!(discovered(&part), discovered(&self.seen), "{}: something left out matters", self.now);
+        Input::Snapshot(Box::new(part))
+    }
+
     /// What the observer reports now.
     fn look(&mut self, stale: Stale) -> Input {
         let mut snapshot: Snapshot = self.kernel.snapshot();
@@ -522,8 +540,8 @@ impl Bench {
                 snapshot.addresses.clone_from(&self.seen.addresses);
             }
         }
-        self.seen.clone_from(&snapshot);
-        Input::Snapshot(Box::new(snapshot))
+        self.seen = snapshot;
+        self.part()
     }
 
     /// Lets the observer notice what was changed since it last looked, and forwarded packets come.

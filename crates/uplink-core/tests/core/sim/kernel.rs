@@ -85,8 +85,9 @@ impl Kernel {
     /// What an observer reports: of the routes only those that matter to the decision.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let matters = |route: &&Route| {
+            let here = route.table == TABLE_MAIN && route.is_default();
             !self.unseen.contains(&(route.family, route.metric))
-                && (route.is_default() || route.protocol == protocol::UPLINKD || route.names_gateway())
+                && (here || route.protocol == protocol::UPLINKD || route.names_gateway())
         };
         Snapshot {
             links: self.links.clone(),

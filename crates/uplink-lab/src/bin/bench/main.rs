@@ -4,6 +4,7 @@
 //! scene on a fresh site, with the same faults.
 #![allow(clippy::disallowed_macros, reason = "a program for people at a terminal: printing is all it is for")]
 
+mod big;
 mod chart;
 mod contenders;
 mod machine;
@@ -48,6 +49,9 @@ struct Cli {
     /// Only what path rules cost the packets of a host: throughput with and without them
     #[arg(long)]
     path_rules: bool,
+    /// Only what big hosts cost: failovers beside those of an empty host, and processor time
+    #[arg(long)]
+    big: bool,
     /// Write all figures as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -74,6 +78,9 @@ fn bench(cli: &Cli) -> Result<()> {
     println!("{machine}\n");
     if cli.path_rules {
         return throughput::measure(&cli.daemon);
+    }
+    if cli.big {
+        return big::measure(&cli.daemon);
     }
     let (contenders, mut remarks) = present(cli);
     let scenes: Vec<Scene> =

@@ -1,0 +1,241 @@
+//! What a big host costs: the same faults on an empty host and on hosts full of others' routes, interfaces
+//! and news, by turns.
+
+use std::fmt;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::time::{ClockId, clock_gettime};
+use uplink_core::snapshot::{Family, protocol};
+use uplink_core::time::Instant;
+use uplink_lab::{Change, Changes, Churn, Daemon, End, Error, Fault, Pods, Result, Site, now, pass};
+
+/// So often each host is built anew, and each fault is caused on it then.
+const ROUNDS: usize = 4;
+const FAULTS: u32 = 5;
+/// Who comes back at once is ready for the next fault.
+const CONFIG: &str = "return_after = \"0s\"";
+const PATIENCE: Duration = Duration::from_secs(1);
+const PCI: &str = "0000:03:00.0";
+/// A daemon that has not moved by then never will.
+const BOUND: Duration = Duration::from_secs(60);
+/// What follows a move of its own is over by then, the reading of a large table above all.
+const OVER: Duration = Duration::from_millis(500);
+/// How long the cost is watched.
+const SPAN: Duration = Duration::from_secs(10);
+/// So many routes that come and go overflow the socket of a daemon that sleeps meanwhile.
+const FLOOD: u32 = 8000;
+/// What a daemon listens to (`RTNLGRP_*`, linux/rtnetlink.h): links, addresses, routes and rules of both
+/// families, next hops, reverse-path checks.
+const GROUPS: [u32; 9] = [1, 5, 7, 8, 9, 11, 19, 24, 32];
+
+/// What is on a host beside the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Crowd {
+    Nobody,
+    Routes,
+    Pods,
+    Tables,
+    Floods,
+}
+
+impl Crowd {
+    const ALL: [Self; 5] = [Self::Nobody, Self::Routes, Self::Pods, Self::Tables, Self::Floods];
+}
+
+impl fmt::Display for Crowd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Nobody => "empty host",
+            Self::Routes => "500,000 routes, 10,000 changes a second",
+            Self::Pods => "250 pods, 1,000 a minute come and go",
+            Self::Tables => "4,096 default routes in other tables",
+            Self::Floods => "news overrun during the fault",
+        })
+    }
+}
+
+/// What was measured on one kind of host.
+#[derive(Debug, Default)]
+struct Figures {
+    /// From the fault, or for a lost carrier from the kernel's news of it, to the switch, in milliseconds.
+    silent: Vec<f64>,
+    carrier: Vec<f64>,
+    /// Percent of a processor: the daemon's, and that of somebody who throws away what he hears.
+    share: Vec<f64>,
+    bare: Vec<f64>,
+}
+
+/// Measures, and tells.
+pub(crate) fn measure(daemon: &Path) -> Result<()> {
+    let mut all = Crowd::ALL.map(|crowd| (crowd, Figures::default()));
+    for round in 1..=ROUNDS {
+        for (crowd, figures) in &mut all {
+            println!("{crowd} ({round} of {ROUNDS})");
+            Host::start(daemon, *crowd)?.measure(figures)?;
+        }
+    }
+    let empty = |of: fn(&Figures) -> &Vec<f64>| median(of(&all[0].1));
+    let (silent, carrier) = (empty(|figures| &figures.silent), empty(|figures| &figures.carrier));
+    println!("\nmedian (95 of 100) in ms of {} faults each, both families:", ROUNDS * FAULTS as usize);
+    for (crowd, figures) in &all {
+        println!(
+            "{crowd:40} silent gateway {}, carrier loss {}, {:.2} % of a processor (who only listens: {:.2} %)",
+            told(&figures.silent, silent),
+            told(&figures.carrier, carrier),
+            median(&figures.share),
+            median(&figures.bare),
+        );
+    }
+    Ok(())
+}
+
+/// A worker with a daemon and a crowd. Fields end in this order.
+struct Host {
+    daemon: Daemon,
+    changes: Changes,
+    crowd: Crowd,
+    _churn: Option<Churn>,
+    _pods: Option<Pods>,
+    site: Site,
+}
+
+impl Host {
+    fn start(binary: &Path, crowd: Crowd) -> Result<Self> {
+        let site = Site::new()?;
+        site.worker.give_pci("port", PCI)?;
+        let (worker, mgmt, gateway) = (&site.worker, site.mgmt.interface, site.mgmt.gateway4);
+        let (mut churn, mut pods) = (None, None);
+        match crowd {
+            Crowd::Nobody | Crowd::Floods => {}
+            Crowd::Routes => {
+                worker.lay_crowd(mgmt, gateway, 500_000)?;
+                churn = Some(Churn::start(worker, mgmt, gateway, 10_000)?);
+            }
+            Crowd::Pods => pods = Some(Pods::start(worker, 250, 1000)?),
+            Crowd::Tables => {
+                let route = |table| format!("route add default via {gateway} dev {mgmt} table {table}\n");
+                worker.ip_batch(&(1000..5096).map(route).collect::<String>())?;
+            }
+        }
+        let changes = Changes::start_without_crowd(worker)?;
+        let daemon = Daemon::of(binary, &["run"]).config(CONFIG).start(worker)?;
+        daemon.wait_ready(BOUND)?;
+        let host = Self { daemon, changes, crowd, _churn: churn, _pods: pods, site };
+        host.returns(Instant::BOOT)?;
+        Ok(host)
+    }
+
+    fn measure(&self, figures: &mut Figures) -> Result<()> {
+        let cable = &self.site.port.cable;
+        for number in 0..FAULTS {
+            // The fault falls on every part of the time between two ticks.
+            pass(OVER + PATIENCE / 4 * number / FAULTS);
+            let fault = self.fault(|| Ok(cable.fault(&[Fault::Silent])))?;
+            figures.silent.extend(self.leaves(fault)?.map(|at| millis(at.since(fault))));
+            self.returns(cable.heal())?;
+        }
+        for _ in 0..FAULTS {
+            pass(OVER);
+            let cut = self.fault(|| cable.carrier(End::Worker, false))?;
+            let is_loss = |change: &Change| matches!(change, Change::Link { interface, carrier: false, .. } if interface == "port");
+            let lost = self.changes.wait_for("the loss of the port's carrier", cut, BOUND, is_loss)?.at;
+            figures.carrier.extend(self.leaves(cut)?.map(|at| millis(at.since(lost))));
+            self.returns(cable.carrier(End::Worker, true)?)?;
+        }
+        pass(OVER);
+        let listener = self.site.worker.thread("listener", listen)?;
+        let (begun, before) = (now(), self.daemon.cost()?);
+        pass(SPAN);
+        let (span, after) = (now().since(begun), self.daemon.cost()?);
+        figures.share.push((after.cpu - before.cpu).div_duration_f64(span) * 100.0);
+        let heard = listener.join().map_err(|_| Error::Unexpected("the listener panicked".to_owned()))?;
+        let heard = heard.map_err(|source| Error::System { what: "listen".to_owned(), source })?;
+        figures.bare.push(heard.div_duration_f64(SPAN) * 100.0);
+        Ok(())
+    }
+
+    /// Causes a fault, and where news are to be overrun lets the daemon sleep through more of them than
+    /// there is room for.
+    fn fault(&self, cause: impl FnOnce() -> Result<Instant>) -> Result<Instant> {
+        if self.crowd != Crowd::Floods {
+            return cause();
+        }
+        let before = self.daemon.overruns()?;
+        self.daemon.signal(Signal::SIGSTOP)?;
+        self.site.worker.flood(self.site.mgmt.interface, self.site.mgmt.gateway4, FLOOD)?;
+        let fault = cause()?;
+        self.daemon.signal(Signal::SIGCONT)?;
+        if self.daemon.overruns()? == before {
+            return Err(Error::Unexpected("there was room for all news".to_owned()));
+        }
+        Ok(fault)
+    }
+
+    /// When our routes of both families left the port.
+    fn leaves(&self, since: Instant) -> Result<[Instant; 2]> {
+        self.both(since, |change| matches!(change, Change::RouteDeleted(_)))
+    }
+
+    /// When they came back to it.
+    fn returns(&self, since: Instant) -> Result<[Instant; 2]> {
+        self.both(since, |change| matches!(change, Change::RouteAdded(_)))
+    }
+
+    fn both(&self, since: Instant, is_it: fn(&Change) -> bool) -> Result<[Instant; 2]> {
+        let first = |family: Family| {
+            let ours = |change: &Change| {
+                let route = change.route().filter(|route| route.protocol == protocol::UPLINKD);
+                is_it(change) && route.is_some_and(|route| route.family == family)
+            };
+            self.changes.wait_for(&format!("our {family} route's change"), since, BOUND, ours)
+        };
+        let [ipv4, ipv6] = Family::ALL.map(first);
+        Ok([ipv4?.at, ipv6?.at])
+    }
+}
+
+/// Hears what a daemon hears if nothing is left out, and throws it away; gives the time that this took. The
+/// kernel must deliver so much to anybody.
+fn listen() -> std::io::Result<Duration> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    for group in GROUPS {
+        socket.add_membership(group)?;
+    }
+    let (end, mut buffer) = (now() + SPAN, Vec::with_capacity(64 << 10));
+    while now() < end {
+        poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::from(100_u8))?;
+        // An overrun is an error, too: there is more then.
+        while socket.recv(&mut buffer, libc::MSG_DONTWAIT).is_ok() && now() < end {
+            buffer.clear();
+        }
+    }
+    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
+}
+
+fn told(values: &[f64], empty: f64) -> String {
+    let middle = median(values);
+    format!("{middle:.2} ({:.2}), {:.2} × the empty host's", rank(values, 95), middle / empty)
+}
+
+fn median(values: &[f64]) -> f64 {
+    rank(values, 50)
+}
+
+/// What so many of a hundred do not exceed.
+fn rank(values: &[f64], percent: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let at = (sorted.len() * percent).div_ceil(100).max(1) - 1;
+    sorted.get(at).copied().unwrap_or(f64::NAN)
+}
+
+fn millis(span: Duration) -> f64 {
+    span.as_secs_f64() * 1e3
+}
