@@ -41,6 +41,10 @@ const FAMILY_COMES: u32 = 5;
 /// whether there is one already, and take a pin for theirs.
 const OTHERS_FIRST: Duration = Duration::from_secs(1);
 
+/// Of the paths that are gone, so many that fell are remembered, the last to fall first: whoever makes ever
+/// new interfaces costs no more memory than this.
+const GONE_MAX: usize = 64;
+
 /// What a process begins with.
 #[derive(Debug, Clone)]
 pub struct Start {
@@ -360,12 +364,24 @@ impl Core {
         for key in vanished {
             self.judges.get_mut(&key).into_iter().for_each(|judge| judge.vanished(&mut self.desk));
         }
-        // What never fell and is gone leaves nothing to remember; what is elected falls right now.
-        let mut kept: Vec<PathKey> = paths(&self.uplinks).map(|(key, _)| key).collect();
-        kept.extend(self.elected());
-        self.judges.retain(|key, judge| kept.contains(key) || !judge.comeback().falls().is_empty());
+        self.forget(now);
+    }
+
+    /// What is gone and never fell leaves nothing to remember, nor does what fell so long ago, or so many
+    /// others after it, that it is damped no more. What is elected falls right now.
+    fn forget(&mut self, now: Instant) {
+        let here = paths(&self.uplinks).map(|(key, _)| key);
+        let mut kept: BTreeSet<PathKey> = here.chain(self.elected()).collect();
+        let damped = |(key, judge): (&PathKey, &Judge)| {
+            let until = judge.comeback().damped_until(self.limits).filter(|until| *until > now)?;
+            (!kept.contains(key)).then(|| (until, key.clone()))
+        };
+        let mut gone: Vec<(Instant, PathKey)> = self.judges.iter().filter_map(damped).collect();
+        gone.sort_by(|a, b| b.cmp(a));
+        kept.extend(gone.into_iter().take(GONE_MAX).map(|(_, key)| key));
+        self.judges.retain(|key, _| kept.contains(key));
         let names: BTreeSet<&String> = self.uplinks.iter().map(|uplink| &uplink.name).collect();
-        self.led.retain(|name, _| names.contains(name) || self.judges.keys().any(|key| key.uplink == *name));
+        self.led.retain(|name, _| names.contains(name) || kept.iter().any(|key| key.uplink == *name));
     }
 
     /// Paths that had no gateway, for which memory has one, and where no pin leads there: until when they

@@ -60,6 +60,12 @@ impl Comeback {
         &self.falls
     }
 
+    /// Until when its falls make it wait longer than a path that never fell; none if there are none.
+    pub(crate) fn damped_until(&self, limits: Limits) -> Option<Instant> {
+        let last = *self.falls.iter().max()?;
+        Some(last + FALLS_COUNT_FOR.max(self.wait(last, limits)))
+    }
+
     /// Since when it has been well without a break.
     pub(crate) const fn well_since(&self) -> Option<Instant> {
         self.well_since
