@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::contest::Contest;
-use crate::discover::{Hints, Path, PathKey, Uplink, Way, discover, foreign_defaults, own_defaults, renamed};
+use crate::discover::{
+    Hints, Led, Path, PathKey, Uplink, Way, discover, foreign_defaults, led, own_defaults, renamed,
+};
 use crate::elect::{Candidate, Election, Move, Terms};
 use crate::event::{Answer, Input, Output};
-use crate::judge::{Desk, Judge, Limits, Pace, Standing, TargetWay};
+use crate::judge::{Comeback, Desk, Judge, Limits, Pace, Standing, TargetWay};
 use crate::memory::{Known, Memory, Remembered};
 use crate::own::{Op, OwnRoute, OwnRule, RuleForm, probe_table};
 use crate::plan::{current_pin, has_room_below, plain_metric};
@@ -39,6 +41,10 @@ const FAMILY_COMES: u32 = 5;
 /// whether there is one already, and take a pin for theirs.
 const OTHERS_FIRST: Duration = Duration::from_secs(1);
 
+/// Of the paths that are gone, so many that fell are remembered, the last to fall first: whoever makes ever
+/// new interfaces costs no more memory than this.
+const GONE_MAX: usize = 64;
+
 /// What a process begins with.
 #[derive(Debug, Clone)]
 pub struct Start {
@@ -60,7 +66,8 @@ pub struct Core {
     policy: Policy,
     limits: Limits,
     boot_id: String,
-    memory: Memory,
+    /// The process before had decided.
+    decided_before: bool,
     clock: Wakefulness,
     /// The end of the wait for a tier-1 port, in real time: somebody waits for READY. None once that was
     /// told, in this process or before.
@@ -69,6 +76,9 @@ pub struct Core {
     snapshot: Option<Snapshot>,
     stale: bool,
     uplinks: Vec<Uplink>,
+    /// The interfaces that the uplinks lead through, or led through last: those that there are, and those
+    /// that are gone and have a judge.
+    led: Led,
     judges: BTreeMap<PathKey, Judge>,
     /// The gateways that worked last, of the uplinks that there are.
     gateways: BTreeMap<PathKey, Known>,
@@ -119,25 +129,28 @@ impl Core {
     pub fn new(start: Start) -> Self {
         let same_boot = !start.boot_id.is_empty() && start.memory.boot_id == start.boot_id;
         let memory = if same_boot { start.memory } else { Memory::default() };
-        let known = |path: &Remembered| {
-            let key = PathKey { uplink: path.uplink.clone(), family: path.family };
-            Some((key, path.gateway.clone().filter(|known| known.mac.is_some())?))
-        };
+        let key = |path: &Remembered| PathKey { uplink: path.uplink.clone(), family: path.family };
+        let known =
+            |path: &Remembered| Some((key(path), path.gateway.clone().filter(|known| known.mac.is_some())?));
         let gateways = memory.paths.iter().filter_map(known).collect();
+        let judges =
+            memory.paths.iter().map(|path| (key(path), Judge::remembered(path, start.now))).collect();
+        let led = memory.paths.iter().map(|path| (path.uplink.clone(), path.link)).collect();
         let boot_until = (!memory.ready).then(|| start.now + start.policy.boot_wait);
         let spread = u32::try_from(start.machine % 1024).unwrap_or(0);
         Self {
             limits: limits(&start.policy, spread),
             policy: start.policy,
             boot_id: start.boot_id,
-            memory,
+            decided_before: memory.ready,
             clock: Wakefulness { asleep: Duration::ZERO, deadline: Instant::NEVER },
             boot_until,
             ready: false,
             snapshot: None,
             stale: true,
             uplinks: Vec::new(),
-            judges: BTreeMap::new(),
+            led,
+            judges,
             gateways,
             waiting: BTreeMap::new(),
             families: Family::ALL.map(|family| FamilyState {
@@ -194,25 +207,23 @@ impl Core {
     /// What the next process should know.
     #[must_use]
     pub fn memory(&self) -> Memory {
-        let paths = self.judges.iter().filter_map(|(key, judge)| {
+        let keys: BTreeSet<&PathKey> = self.judges.keys().chain(self.gateways.keys()).collect();
+        let paths = keys.into_iter().filter_map(|key| {
             let gateway = self.gateways.get(key).filter(|known| known.mac.is_some()).cloned();
-            let falls = judge.comeback().falls();
+            let comeback = self.judges.get(key).map(Judge::comeback);
+            let falls = comeback.map(Comeback::falls).unwrap_or_default();
             (gateway.is_some() || !falls.is_empty()).then(|| Remembered {
                 uplink: key.uplink.clone(),
                 family: key.family,
+                link: self.led.get(&key.uplink).copied().flatten(),
                 falls: falls.iter().map(|fall| self.clock.real(*fall)).collect(),
-                returning: judge.comeback().returning(),
+                returning: comeback.is_some_and(Comeback::returning),
                 gateway,
             })
         });
-        // What this process has not seen yet, the next may.
-        let seen = |path: &&Remembered| {
-            self.judges.contains_key(&PathKey { uplink: path.uplink.clone(), family: path.family })
-        };
-        let unseen = self.memory.paths.iter().filter(|path| !seen(path)).cloned();
         // Who ends without a trace has decided nothing for the next.
         let ready = self.ready && self.stopping.is_none();
-        Memory { boot_id: self.boot_id.clone(), ready, paths: paths.chain(unseen).collect() }
+        Memory { boot_id: self.boot_id.clone(), ready, paths: paths.collect() }
     }
 
     /// Notices whether we come late, and tells the awake time.
@@ -340,28 +351,37 @@ impl Core {
         }
         self.desk.retain(|link| snapshot.links.contains_key(&link));
         let before = std::mem::replace(&mut self.uplinks, uplinks);
-        self.rename(&renamed(&before, &self.uplinks));
+        self.rename();
         self.gateways.retain(|key, _| self.uplinks.iter().any(|uplink| uplink.name == key.uplink));
         self.tell_uplinks(&before, now);
         let mut vanished: Vec<PathKey> = self.judges.keys().cloned().collect();
         for (key, path) in paths(&self.uplinks) {
             vanished.retain(|other| *other != key);
             let targets = target_way(self.snapshot.as_ref(), path, self.policy.mode);
-            let memory = &self.memory;
-            let judge = self.judges.entry(key).or_insert_with_key(|key| {
-                let remembered =
-                    memory.paths.iter().find(|p| p.uplink == key.uplink && p.family == key.family);
-                Judge::new(remembered)
-            });
+            let judge = self.judges.entry(key).or_insert_with(Judge::new);
             judge.discovered(path, targets, now, &mut self.desk);
         }
         for key in vanished {
             self.judges.get_mut(&key).into_iter().for_each(|judge| judge.vanished(&mut self.desk));
         }
-        // What never fell and is gone leaves nothing to remember; what is elected falls right now.
-        let mut kept: Vec<PathKey> = paths(&self.uplinks).map(|(key, _)| key).collect();
-        kept.extend(self.elected());
-        self.judges.retain(|key, judge| kept.contains(key) || !judge.comeback().falls().is_empty());
+        self.forget(now);
+    }
+
+    /// What is gone and never fell leaves nothing to remember, nor does what fell so long ago, or so many
+    /// others after it, that it is damped no more. What is elected falls right now.
+    fn forget(&mut self, now: Instant) {
+        let here = paths(&self.uplinks).map(|(key, _)| key);
+        let mut kept: BTreeSet<PathKey> = here.chain(self.elected()).collect();
+        let damped = |(key, judge): (&PathKey, &Judge)| {
+            let until = judge.comeback().damped_until(self.limits).filter(|until| *until > now)?;
+            (!kept.contains(key)).then(|| (until, key.clone()))
+        };
+        let mut gone: Vec<(Instant, PathKey)> = self.judges.iter().filter_map(damped).collect();
+        gone.sort_by(|a, b| b.cmp(a));
+        kept.extend(gone.into_iter().take(GONE_MAX).map(|(_, key)| key));
+        self.judges.retain(|key, _| kept.contains(key));
+        let names: BTreeSet<&String> = self.uplinks.iter().map(|uplink| &uplink.name).collect();
+        self.led.retain(|name, _| names.contains(name) || kept.iter().any(|key| key.uplink == *name));
     }
 
     /// Paths that had no gateway, for which memory has one, and where no pin leads there: until when they
@@ -461,8 +481,16 @@ impl Core {
     }
 
     /// What is known of a path stays with it when it is called otherwise.
-    fn rename(&mut self, names: &[(String, String)]) {
+    fn rename(&mut self) {
+        let now = led(&self.uplinks);
+        let names = renamed(&self.led, &now);
         let new_name = |old: &str| names.iter().find(|(name, _)| name == old).map(|(_, new)| new.clone());
+        let before = std::mem::take(&mut self.led).into_iter();
+        self.led = before.map(|(name, link)| (new_name(&name).unwrap_or(name), link)).collect();
+        for (name, link) in now {
+            let last = self.led.entry(name).or_default();
+            *last = link.or(*last);
+        }
         let (moved, stayed): (Vec<_>, Vec<_>) = std::mem::take(&mut self.judges)
             .into_iter()
             .partition(|(key, _)| new_name(&key.uplink).is_some());
@@ -503,7 +531,7 @@ impl Core {
             let family = state.family;
             let pin = current_pin(snapshot, family).map(|pin| pin.legs().clone());
             let foreign = || Some(foreign_defaults(snapshot, family).next()?.single_hop()?.clone().into());
-            let Some(legs) = (if self.memory.ready { pin.or_else(foreign) } else { pin }) else { continue };
+            let Some(legs) = (if self.decided_before { pin.or_else(foreign) } else { pin }) else { continue };
             let leads = |path: &Path| path.hop.as_ref().is_some_and(|hop| legs.lead_to(hop));
             let led_to = paths(&self.uplinks).filter(|(key, path)| key.family == family && leads(path));
             let elected: Vec<String> = led_to.map(|(key, _)| key.uplink).collect();

@@ -37,7 +37,7 @@ pub struct Uplink {
     pub paths: Vec<Path>,
 }
 
-/// Names a path. The name can change with the configuration; see [`renamed`].
+/// Names a path. The name can change with the configuration, or when the interface is renamed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PathKey {
     /// The uplink's name.
@@ -182,24 +182,29 @@ pub fn discover(snapshot: &Snapshot, policy: &Policy, hints: &Hints) -> Vec<Upli
     uplinks
 }
 
+/// The interface that each uplink leads through, by its name; none while it is missing.
+pub(crate) type Led = BTreeMap<String, Option<LinkIndex>>;
+
+/// Through which interfaces these lead.
+pub(crate) fn led(uplinks: &[Uplink]) -> Led {
+    uplinks.iter().map(|uplink| (uplink.name.clone(), uplink.link)).collect()
+}
+
 /// What became of the names: for each uplink of `before` that is called otherwise in `now`, both names.
 ///
-/// An uplink is the interface that it leads through: who has that is its successor, whatever the
-/// name. Only without such a one it is the name, which then waits for the interface, unless that was
-/// given to an interface which had another.
-#[must_use]
-pub fn renamed(before: &[Uplink], now: &[Uplink]) -> Vec<(String, String)> {
-    let on = |uplinks: &[Uplink], link: Option<LinkIndex>| {
+/// An uplink is the interface that it leads through, or led through last: who has that is its successor,
+/// whatever the name. Only without such a one it is the name, which then waits for the interface, unless
+/// that was given to an interface which had another.
+pub(crate) fn renamed(before: &Led, now: &Led) -> Vec<(String, String)> {
+    let on = |uplinks: &Led, link: Option<LinkIndex>| {
         let link = link?;
-        uplinks.iter().find(|uplink| uplink.link == Some(link)).map(|uplink| uplink.name.clone())
+        uplinks.iter().find(|(_, its)| **its == Some(link)).map(|(name, _)| name.clone())
     };
-    let given_away =
-        |name: &str| now.iter().any(|uplink| uplink.name == name && on(before, uplink.link).is_some());
-    let names = before.iter().map(|old| {
-        let name = on(now, old.link).unwrap_or_else(|| {
-            if given_away(&old.name) { format!("{} (gone)", old.name) } else { old.name.clone() }
-        });
-        (old.name.clone(), name)
+    let given_away = |name: &str| now.get(name).is_some_and(|link| on(before, *link).is_some());
+    let names = before.iter().map(|(old, link)| {
+        let name = on(now, *link)
+            .unwrap_or_else(|| if given_away(old) { format!("{old} (gone)") } else { old.clone() });
+        (old.clone(), name)
     });
     names.filter(|(old, new)| old != new).collect()
 }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::{Attributes, Family, Hop, Mac, Prefix};
+use crate::snapshot::{Attributes, Family, Hop, LinkIndex, Mac, Prefix};
 use crate::time::Instant;
 
 /// What one process leaves for the next.
@@ -26,6 +26,10 @@ pub struct Remembered {
     pub uplink: String,
     /// The family.
     pub family: Family,
+    /// The interface that it leads through, or led through last: its name may change before the next
+    /// process looks.
+    #[serde(default)]
+    pub link: Option<LinkIndex>,
     /// The moments of the falls that made us leave, oldest first.
     pub falls: Vec<Instant>,
     /// The path fell and has not proved itself since.

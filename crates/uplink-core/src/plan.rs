@@ -163,10 +163,9 @@ impl<'a> Table<'a> {
         let needed = |wanted: &&Wanted| !self.foreign_lead_to(&wanted.legs) || self.pinned_to(wanted);
         let Some(wanted) = wanted.filter(needed) else { return (self.remove_all(), None) };
         let ops = match self.placement(placement, wanted.below) {
-            // The way back from `table`: our rules go only when main leads where they do.
-            Some(Place::Main(free)) => self
-                .pin(wanted, TABLE_MAIN, free)
-                .map(|pin| [pin, self.remove_rules(), self.remove(TABLE_PIN)].concat()),
+            Some(Place::Main(free)) => {
+                self.pin(wanted, TABLE_MAIN, free).map(|pin| self.back_from_table(pin))
+            }
             // In vain: it stays for the time when the route that refuses is not the best any more.
             Some(Place::Table) if self.refuses() => {
                 let leads = self.pinned_to(wanted);
@@ -182,6 +181,18 @@ impl<'a> Table<'a> {
             }
         };
         (ops.unwrap_or_default(), None)
+    }
+
+    /// The way back from `table` to a pin in main: our rules go only when main leads where they do. But where
+    /// they are in vain they go first: with the pin they would lead by what is left in our own table.
+    fn back_from_table(&self, pin: Vec<Op>) -> Vec<Op> {
+        let table = [self.remove_rules(), self.remove(TABLE_PIN)].concat();
+        let asks_main =
+            self.pin_rules().next().is_some_and(|rule| rule.form() == RuleForm::MainWithoutDefault);
+        let mut pins = self.pins.iter().filter(|pin| pin.table() == TABLE_MAIN);
+        let outranked = pins.any(|pin| self.lowest().is_some_and(|lowest| pin.metric() < lowest));
+        let in_vain = self.refuses() && asks_main && !outranked;
+        if in_vain { [table, pin].concat() } else { [pin, table].concat() }
     }
 
     /// Whether a lookup without our pin would go where it should.

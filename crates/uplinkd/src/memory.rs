@@ -169,6 +169,7 @@ mod tests {
             paths: vec![Remembered {
                 uplink: "dpu".to_owned(),
                 family: Family::Ipv6,
+                link: Some(LinkIndex(3)),
                 falls: vec![Instant::from_nanos(7)],
                 returning: true,
                 gateway: Some(Known {

@@ -13,7 +13,7 @@ const FALLS_MAX: usize = 17;
 /// No wait is longer, unless the operator's own is.
 const LONGEST: Duration = Duration::from_secs(600);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Comeback {
     /// It fell when it was elected, and was not elected since.
     fell: bool,
@@ -26,13 +26,10 @@ pub(crate) struct Comeback {
 }
 
 impl Comeback {
-    pub(super) fn new(remembered: Option<&Remembered>) -> Self {
-        Self {
-            fell: remembered.is_some_and(|path| path.returning),
-            falls: remembered.map(|path| path.falls.clone()).unwrap_or_default(),
-            well_since: None,
-            lost: 0,
-        }
+    /// As the process before left it. What it wrote of the time after `now` was not so.
+    pub(super) fn remembered(path: &Remembered, now: Instant) -> Self {
+        let falls = path.falls.iter().copied().filter(|fall| *fall <= now).collect();
+        Self { fell: path.returning, falls, ..Self::default() }
     }
 
     /// It was left because it went down.
@@ -61,6 +58,12 @@ impl Comeback {
 
     pub(crate) fn falls(&self) -> &[Instant] {
         &self.falls
+    }
+
+    /// Until when its falls make it wait longer than a path that never fell; none if there are none.
+    pub(crate) fn damped_until(&self, limits: Limits) -> Option<Instant> {
+        let last = *self.falls.iter().max()?;
+        Some(last + FALLS_COUNT_FOR.max(self.wait(last, limits)))
     }
 
     /// Since when it has been well without a break.

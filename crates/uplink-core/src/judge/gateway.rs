@@ -116,7 +116,7 @@ impl Gateway {
             silent: false,
             loss: Loss::default(),
             spare: false,
-            comeback: Comeback::new(None),
+            comeback: Comeback::default(),
         }
     }
 

@@ -116,26 +116,32 @@ pub(crate) struct Judge {
     standing: Standing,
     /// The kernel's stamp of the gateway's last answer: real time, not awake time.
     heard: Option<Instant>,
-    /// The health that people were told last.
-    told: Health,
+    /// The health that people were told last; none before it is discovered for the first time.
+    told: Option<Health>,
 }
 
 impl Judge {
-    pub(crate) fn new(remembered: Option<&Remembered>) -> Self {
+    /// The judge of a path that is remembered from before `now`.
+    pub(crate) fn remembered(path: &Remembered, now: Instant) -> Self {
+        Self { comeback: Comeback::remembered(path, now), ..Self::new() }
+    }
+
+    pub(crate) fn new() -> Self {
         Self {
             way: Way::Broken(Cause::Link),
             gateway: None,
             spares: Spares::default(),
             targets: Targets::default(),
-            comeback: Comeback::new(remembered),
+            comeback: Comeback::default(),
             standing: Standing::Broken(Cause::Link),
             heard: None,
-            told: Health::Unknown,
+            told: None,
         }
     }
 
     /// The path as discovered now, and whether its targets can be asked.
     pub(crate) fn discovered(&mut self, path: &Path, targets: TargetWay, now: Instant, desk: &mut Desk) {
+        self.told.get_or_insert(Health::Unknown);
         if self.way != path.way {
             self.heard = None;
             let next = self.spares.take(&path.way);
@@ -337,7 +343,7 @@ impl Judge {
 
     /// The health that was told before, if this one is another.
     pub(crate) fn tell(&mut self, health: Health) -> Option<Health> {
-        let before = std::mem::replace(&mut self.told, health);
+        let before = std::mem::replace(self.told.as_mut()?, health);
         (before != health).then_some(before)
     }
 

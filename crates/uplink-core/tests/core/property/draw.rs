@@ -269,10 +269,12 @@ fn uplinks() -> impl Strategy<Value = Vec<UplinkPolicy>> {
 fn memory() -> impl Strategy<Value = Memory> {
     let moment = prop_oneof![any::<u64>(), 0u64..100_000_000_000].prop_map(Instant::from_nanos);
     let uplink = select(vec![DPU, BOARD, "a", "b", ""]);
-    let path = (uplink, family(), vec(moment, 0..20), any::<bool>(), option::of(known()));
-    let path = path.prop_map(|(uplink, family, falls, returning, gateway)| Remembered {
+    let falls = (vec(moment, 0..20), any::<bool>());
+    let path = (uplink, family(), option::of(link()), falls, option::of(known()));
+    let path = path.prop_map(|(uplink, family, link, (falls, returning), gateway)| Remembered {
         uplink: uplink.to_owned(),
         family,
+        link,
         falls,
         returning,
         gateway,

@@ -275,11 +275,8 @@ impl Write {
             Self::SecondCard(true) => bench.plug_again(PORT_B),
             Self::SecondCard(false) => bench.unplug(PORT_B),
             Self::Rename => {
-                if let Some(link) = bench.kernel.links.get_mut(&PORT) {
-                    link.name.push('x');
-                    link.name.truncate(12);
-                    bench.kernel.changes += 1;
-                }
+                let name = bench.kernel.links.get(&PORT).map(|link| format!("{:.11}x", link.name));
+                name.into_iter().for_each(|name| bench.rename(PORT, &name));
             }
             Self::Forwarding(forwarding) => bench.kernel.forwarding = *forwarding,
             Self::Track => {

@@ -5,6 +5,7 @@
 //! each. A history that breaks one is shortened: events are left out as long as it still breaks the same.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Write as _;
 use std::panic::{self, AssertUnwindSafe};
@@ -73,15 +74,15 @@ fn by_the_million() {
     });
 }
 
-/// Lives all histories on all cores; fails with the first that is broken.
+/// Lives all histories on all cores; fails with those that are broken: of each check that says so the first
+/// history, and how many there are.
 #[allow(clippy::disallowed_macros, clippy::disallowed_methods, reason = "tells a person how quick it was")]
 fn soak(task: &Task) {
     let begin = std::time::Instant::now();
     let (next, steps, events) = (AtomicU64::new(0), AtomicU64::new(0), AtomicUsize::new(0));
-    let broken: Mutex<Option<(u64, Broken)>> = Mutex::new(None);
-    let first_broken = || broken.lock().unwrap_or_else(PoisonError::into_inner);
+    let broken: Mutex<BTreeMap<u64, Broken>> = Mutex::default();
     let work = || {
-        while first_broken().is_none() {
+        loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= task.seeds {
                 break;
@@ -90,22 +91,28 @@ fn soak(task: &Task) {
             let lived = live(seed, task.steps, task.only.as_deref());
             steps.fetch_add(lived.steps, Ordering::Relaxed);
             events.fetch_add(lived.drawn, Ordering::Relaxed);
-            if let Some(found) = lived.broken {
-                first_broken().get_or_insert((seed, found));
-            }
+            let mut broken = broken.lock().unwrap_or_else(PoisonError::into_inner);
+            lived.broken.into_iter().for_each(|found| drop(broken.insert(seed, found)));
         }
     };
     let cores = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(work))));
-    let lived = next.into_inner().min(task.seeds);
     let (steps, seconds) = (steps.into_inner(), begin.elapsed().as_secs_f64());
-    println!("{lived} seeds from {}, {} events", task.first, events.into_inner());
+    println!("{} seeds from {}, {} events", task.seeds, task.first, events.into_inner());
     #[allow(clippy::cast_precision_loss, reason = "shown without fractions")]
     let pace = steps as f64 / seconds;
     println!("{steps} steps in {seconds:.0} s, {pace:.0} a second");
-    if let Some((seed, found)) = first_broken().take() {
-        panic!("{}", shortened(seed, task, &found));
+    let broken = broken.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut checks: BTreeMap<&str, Vec<(u64, &Broken)>> = BTreeMap::new();
+    for (seed, found) in &broken {
+        checks.entry(&found.place).or_default().push((*seed, found));
     }
+    let told = checks.values().filter_map(|all| {
+        let (seed, found) = all.first()?;
+        Some(format!("{}\n{} such seeds\n", shortened(*seed, task, found), all.len()))
+    });
+    let told: String = told.collect();
+    assert!(told.is_empty(), "{told}");
 }
 
 /// The shortest history found that breaks the same promise, and how to see it again.

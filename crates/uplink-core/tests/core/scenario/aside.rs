@@ -1,14 +1,29 @@
 //! Default routes that somebody meant.
 
-use uplink_core::policy::Placement;
-use uplink_core::snapshot::{Family, LinkIndex, LinkKind, Prefix, Route, protocol};
+use uplink_core::policy::{Match, Need, Placement, Policy, UplinkPolicy};
+use uplink_core::snapshot::{Family, LinkIndex, LinkKind, Prefix, Route, Weight, protocol};
 use uplink_core::status::Aside;
 
 use crate::sim::bench::Bench;
 use crate::sim::secs;
-use crate::sim::site::{MGMT, PORT, default_route, link, plain_default, steered_worker, worker};
+use crate::sim::site::{BOARD, MGMT, PORT, default_route, link, plain_default, steered_worker, worker};
 
 const TUNNEL: LinkIndex = LinkIndex(9);
+
+/// Management's interface is named; the port's is the tier behind it.
+fn named_board() -> Policy {
+    let board = UplinkPolicy {
+        name: "board".to_owned(),
+        matching: Match::Interface(BOARD.to_owned()),
+        tier: 1,
+        weight: Weight::ONE,
+        gateways: Vec::new(),
+        targets: Vec::new(),
+        need: Need::Any,
+        interval: secs(5),
+    };
+    Policy { uplinks: vec![board], ..Policy::default() }
+}
 
 fn tunnel(bench: &mut Bench) {
     bench
@@ -165,4 +180,30 @@ fn the_unreachable_default_of_an_old_kernel_is_nobodys_wish() {
     bench.kernel.add_route(route).expect("it is laid");
     bench.run(secs(5));
     bench.assert_way(PORT);
+}
+
+/// What stands in our own table and is in vain does not decide for a moment when the pin is laid in the main
+/// table, above the route that refuses.
+#[test]
+fn a_pin_in_vain_goes_before_one_that_outranks_what_refuses() {
+    for killed_after in 0..6 {
+        let mut bench = worker();
+        bench.policy = Policy { placement: Placement::Table, ..named_board() };
+        bench.silence(MGMT);
+        bench.start();
+        bench.run(secs(40));
+        bench.refuse(Family::Ipv4, 3);
+        bench.run(secs(1));
+        bench.kernel.set_carrier(PORT, false);
+        bench.run(secs(1));
+        bench.configure(named_board());
+        // Who has just begun takes what nobody knows for better than a lost carrier.
+        bench.restart();
+        bench.revive(MGMT);
+        bench.kill_after = Some(killed_after);
+        bench.run(secs(1));
+        bench.restart();
+        bench.run(secs(1));
+        assert_eq!(bench.way(Family::Ipv4), Some(MGMT), "{killed_after}: {:#?}", bench.kernel);
+    }
 }

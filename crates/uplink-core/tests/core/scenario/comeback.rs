@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use uplink_core::policy::{Policy, Preempt};
-use uplink_core::snapshot::Family;
+use uplink_core::snapshot::{Family, LinkIndex};
 
 use crate::sim::bench::Bench;
-use crate::sim::site::{DPU, MGMT, PORT, PORT_B, steered_worker, worker};
+use crate::sim::site::{BOARD, DPU, MGMT, PORT, PORT_B, steered_worker, worker};
 use crate::sim::world::Gateway;
 use crate::sim::{ms, secs};
 
@@ -173,4 +173,43 @@ fn no_more_falls_are_remembered_than_matter() {
     }
     bench.stop();
     assert!(bench.memory.paths.iter().all(|path| path.falls.len() <= 17), "{:?}", bench.memory);
+}
+
+/// Interfaces that are made, elected and destroyed for as long as the host runs.
+#[test]
+fn no_more_gone_interfaces_are_remembered_than_matter() {
+    let mut bench = worker();
+    bench.unplug(PORT);
+    bench.kernel.dpu_ports.clear();
+    bench.start();
+    bench.run(secs(5));
+    let elected = |bench: &Bench, uplink: &str| bench.family(Family::Ipv4).elected == [uplink];
+    for number in 0..100 {
+        let (wan, name) = (LinkIndex(200 + number), format!("wan{number}"));
+        bench.plug(wan, &name);
+        bench.lease(wan);
+        bench.remetric(wan, Family::Ipv4, 20);
+        bench.until(secs(5), |bench| elected(bench, &name)).expect("it is taken");
+        bench.unplug(wan);
+        bench.until(secs(1), |bench| elected(bench, BOARD)).expect("it is left");
+        if number % 40 == 0 {
+            bench.restart();
+        }
+    }
+    // And the one that fell just now.
+    assert_eq!(bench.memory.paths.iter().filter(|path| path.uplink != BOARD).count(), 64 + 1);
+    // The last are known well enough.
+    bench.plug(LinkIndex(299), "wan99");
+    bench.lease(LinkIndex(299));
+    bench.remetric(LinkIndex(299), Family::Ipv4, 20);
+    bench.run(secs(25));
+    assert!(elected(&bench, BOARD));
+    bench.unplug(LinkIndex(299));
+    // None of them is damped any more.
+    bench.run(secs(700));
+    bench.pods(1);
+    bench.run(secs(1));
+    bench.stop();
+    let names: Vec<&String> = bench.memory.paths.iter().map(|path| &path.uplink).collect();
+    assert!(names.iter().all(|name| *name == BOARD), "{names:?}");
 }

@@ -1,4 +1,4 @@
-//! The configuration is read again while we run.
+//! Names that change while we run: another configuration, or a renamed interface.
 
 use uplink_core::policy::{Match, Need, Policy, UplinkPolicy};
 use uplink_core::snapshot::{Family, Weight};
@@ -97,6 +97,58 @@ fn damping_under_a_new_name_outlives_a_restart() {
     bench.assert_way(MGMT);
     bench.run(secs(15));
     bench.assert_way(PORT);
+}
+
+/// The port has fallen; its interface is renamed and goes, and comes again with the number and the name
+/// that it had first, as from another network namespace.
+#[test]
+fn an_interface_that_goes_and_comes_under_another_name_keeps_its_damping() {
+    let mut bench = worker();
+    bench.policy = named(&[("port", "ens1f0np0"), ("board", "eno1")]);
+    bench.start();
+    bench.run(secs(5));
+    bench.silence(PORT);
+    bench.run(secs(5));
+    bench.rename(PORT, "net1");
+    bench.run(secs(1));
+    bench.unplug(PORT);
+    bench.run(secs(1));
+    bench.revive(PORT);
+    bench.plug_again(PORT);
+    bench.run(secs(25));
+    bench.assert_way(MGMT);
+    bench.run(secs(15));
+    bench.assert_way(PORT);
+}
+
+/// The same of an interface that is no uplink while its name changes: it has no default route then.
+#[test]
+fn an_interface_that_is_renamed_without_its_default_route_keeps_its_damping() {
+    for restart in [false, true] {
+        let mut bench = worker();
+        bench.kernel.dpu_ports.clear();
+        bench.kernel.links.get_mut(&PORT).expect("it is there").pci = None;
+        Family::ALL.into_iter().for_each(|family| bench.remetric(PORT, family, 20));
+        bench.start();
+        bench.run(secs(5));
+        bench.assert_way(PORT);
+        bench.silence(PORT);
+        bench.run(secs(5));
+        bench.defaults_go(PORT);
+        bench.run(secs(1));
+        if restart {
+            bench.restart();
+            bench.run(secs(1));
+        }
+        bench.rename(PORT, "net1");
+        bench.run(secs(1));
+        bench.revive(PORT);
+        Family::ALL.into_iter().for_each(|family| bench.remetric(PORT, family, 20));
+        bench.run(secs(25));
+        bench.assert_way(MGMT);
+        bench.run(secs(15));
+        bench.assert_way(PORT);
+    }
 }
 
 #[test]

@@ -66,6 +66,12 @@ impl Bench {
         self.defaults_come(link);
     }
 
+    /// The interface gets another name.
+    pub(crate) fn rename(&mut self, link: LinkIndex, name: &str) {
+        self.kernel.links.get_mut(&link).expect("it is there").name = name.to_owned();
+        self.kernel.changes += 1;
+    }
+
     /// The DHCP client writes down the link's gateway, or forgets it.
     pub(crate) fn write_lease(&mut self, link: LinkIndex, held: bool) {
         let interface = Holder::Index(link);
