@@ -30,7 +30,7 @@ pub(crate) const FOR_COMPARISON: [Needed; 5] = [
 ];
 
 /// Programs that the tests run.
-pub(crate) const FOR_TESTS: [Needed; 22] = [
+pub(crate) const FOR_TESTS: [Needed; 21] = [
     ("NetworkManager", "network-manager"),
     ("busybox", "busybox"),
     ("dbus-daemon", "dbus-daemon"),
@@ -39,7 +39,6 @@ pub(crate) const FOR_TESTS: [Needed; 22] = [
     ("dnsmasq", "dnsmasq-base"),
     ("ifup", "ifupdown"),
     ("ip", "iproute2"),
-    ("netplan", "netplan.io"),
     ("networkctl", "systemd"),
     ("nft", "nftables"),
     ("nmcli", "network-manager"),

@@ -1,4 +1,4 @@
-//! The project's commands: `cargo xtask demo`, `test`, `bench`, `soak`, `kills`, `fuzz`,
+//! The project's commands: `cargo xtask demo`, `test`, `bench`, `soak`, `kills`, `managers`, `fuzz`,
 //! `planted` and `install-deps`.
 //!
 //! Each is a list of steps; a step is named when it begins, timed, and the first that fails ends it.
@@ -11,6 +11,7 @@
 mod deps;
 mod fuzz;
 mod kills;
+mod managers;
 mod planted;
 mod run;
 mod soak;
@@ -48,6 +49,8 @@ enum Task {
     Soak(soak::Soak),
     /// Kill the daemon at random moments in the lab: no lookup may fail
     Kills(kills::Kills),
+    /// Let every manager of the network do everything that it can be told to, healthy and in an outage
+    Managers,
     /// Feed arbitrary bytes to a decoder of the daemon
     Fuzz(fuzz::Fuzz),
     /// Plant known bugs in the core, one at a time, and show which tests find them
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Task::Bench { options } => bench(&options),
         Task::Soak(soak) => soak.run(),
         Task::Kills(kills) => kills.run(),
+        Task::Managers => managers::run(),
         Task::Fuzz(fuzz) => fuzz.run(),
         Task::Planted => planted::find(),
         Task::InstallDeps => step("programs that tests need", || deps::programs(&deps::FOR_TESTS)),

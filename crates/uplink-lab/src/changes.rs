@@ -8,15 +8,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use socket2::{SockFilter, SockRef};
+use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
 
 use crate::clock::now;
@@ -86,6 +87,18 @@ impl Change {
         }
     }
 
+    /// A route in this table, or a rule that leads to it, was added or deleted.
+    #[must_use]
+    pub fn is_in_table(&self, family: Family, table: u32) -> bool {
+        match self {
+            Self::RouteAdded(route) | Self::RouteDeleted(route) => {
+                (route.family, route.table) == (family, table)
+            }
+            Self::RuleAdded(rule) | Self::RuleDeleted(rule) => (rule.family, rule.table) == (family, table),
+            _ => false,
+        }
+    }
+
     /// The protocol of the route or rule that was added or deleted.
     #[must_use]
     pub const fn protocol(&self) -> Option<u8> {
@@ -98,8 +111,10 @@ impl Change {
 }
 
 /// A policy rule, as far as tests ask about it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
+    /// Its family.
+    pub family: Family,
     /// Its preference.
     pub priority: u32,
     /// The table that it leads to.
@@ -328,8 +343,8 @@ fn read(payload: NetlinkPayload<RouteNetlinkMessage>, names: &mut Names) -> Chan
     let change = match &message {
         RouteNetlinkMessage::NewRoute(route) => read_route(route, names).map(Change::RouteAdded),
         RouteNetlinkMessage::DelRoute(route) => read_route(route, names).map(Change::RouteDeleted),
-        RouteNetlinkMessage::NewRule(rule) => Some(Change::RuleAdded(read_rule(rule))),
-        RouteNetlinkMessage::DelRule(rule) => Some(Change::RuleDeleted(read_rule(rule))),
+        RouteNetlinkMessage::NewRule(rule) => read_rule(rule).map(Change::RuleAdded),
+        RouteNetlinkMessage::DelRule(rule) => read_rule(rule).map(Change::RuleDeleted),
         RouteNetlinkMessage::NewLink(link) => {
             let interface = link_name(link, names);
             let flags = link.header.flags;
@@ -369,8 +384,21 @@ fn address(message: &AddressMessage) -> Option<IpAddr> {
     })
 }
 
-fn read_rule(message: &RuleMessage) -> Rule {
-    let mut rule = Rule { table: message.header.table.into(), ..Rule::default() };
+/// Reads a rule; none if it is of a family that the lab does not know.
+fn read_rule(message: &RuleMessage) -> Option<Rule> {
+    let family = match message.header.family {
+        AddressFamily::Inet => Family::Ipv4,
+        AddressFamily::Inet6 => Family::Ipv6,
+        _ => return None,
+    };
+    let mut rule = Rule {
+        family,
+        priority: 0,
+        table: message.header.table.into(),
+        protocol: 0,
+        source: None,
+        destination: None,
+    };
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(priority) => rule.priority = *priority,
@@ -381,5 +409,5 @@ fn read_rule(message: &RuleMessage) -> Rule {
             _ => {}
         }
     }
-    rule
+    Some(rule)
 }

@@ -2,7 +2,6 @@
 
 mod bus;
 mod ifupdown;
-mod netplan;
 mod network_manager;
 
 use std::fmt;
@@ -12,8 +11,6 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use uplink_core::time::Instant;
-
-use self::netplan::Renderer;
 
 use crate::background::Background;
 use crate::clock::now;
@@ -132,41 +129,6 @@ impl DhcpClient {
         Ok(moment)
     }
 
-    /// Does what `netplan apply` does, but for udev: `netplan generate`, then the same steps with
-    /// systemd-networkd or NetworkManager (netplan/cli/commands/apply.py). Gives the moment before the
-    /// first of these.
-    ///
-    /// # Errors
-    /// What the tools say; also if netplan knows no such client.
-    pub fn netplan_apply(&mut self, host: &Host) -> Result<Instant> {
-        match self.kind {
-            ClientKind::Networkd => {
-                netplan::generate(host, Renderer::Networkd, &self.interfaces)?;
-                let moment = now();
-                host.command("networkctl", &["reload"])?;
-                let names = self.interfaces.iter().map(|managed| managed.interface);
-                let words: Vec<&str> = std::iter::once("reconfigure").chain(names).collect();
-                host.command("networkctl", &words).map(|_| moment)
-            }
-            ClientKind::NetworkManager => {
-                netplan::generate(host, Renderer::NetworkManager, &self.interfaces)?;
-                let moment = now();
-                let mut names = self.interfaces.iter().map(|managed| managed.interface);
-                names
-                    .try_for_each(|name| host.command("nmcli", &["device", "disconnect", name]).map(drop))?;
-                self.programs.drain(..).try_for_each(|(_, program)| program.end())?;
-                let mut names = self.interfaces.iter().map(|managed| managed.interface);
-                names.try_for_each(|name| host.ip(&format!("address flush {name}")).map(drop))?;
-                host.command("rm", &["-rf", "/run/NetworkManager/devices"])?;
-                self.programs = programs(self.kind, host, &self.interfaces)?;
-                Ok(moment)
-            }
-            ClientKind::Udhcpc | ClientKind::Dhclient | ClientKind::Ifupdown => {
-                Err(Error::Unexpected(format!("netplan has no renderer {}", self.kind)))
-            }
-        }
-    }
-
     /// Tells it to do something with an interface, and waits as long as its tool does. Gives the moment
     /// before.
     ///
@@ -224,20 +186,38 @@ impl DhcpClient {
         })
     }
 
-    /// Lets systemd-networkd or NetworkManager look after an interface otherwise: `networkctl reload`;
-    /// `nmcli connection reload`, then `nmcli device reapply`. Gives the moment before.
+    /// Lets it look after an interface otherwise: `networkctl reload`; `nmcli connection reload`, then
+    /// `nmcli device reapply`; `ifdown`, then `ifup`; the others end and are started again. Gives the
+    /// moment before.
     ///
     /// # Errors
-    /// If that cannot be written, or what the tool says; also if it has none.
-    pub fn reload(&self, host: &Host, managed: &Managed) -> Result<Instant> {
+    /// If that cannot be written, what the tool says, or if it does not end or not start.
+    pub fn reload(&mut self, host: &Host, managed: &Managed) -> Result<Instant> {
         let moment = now();
-        if self.kind == ClientKind::NetworkManager {
-            network_manager::write(host, managed)?;
-            host.command("nmcli", &["connection", "reload"])?;
-            self.order(host, Order::Reconfigure, managed.interface)?;
-        } else {
-            host.write(&network_path(managed.interface), network(managed))?;
-            host.command("networkctl", &["reload"])?;
+        let before = self.interfaces.iter_mut().find(|before| before.interface == managed.interface);
+        before.into_iter().for_each(|before| before.clone_from(managed));
+        match self.kind {
+            ClientKind::Networkd => {
+                host.write(&network_path(managed.interface), network(managed))?;
+                host.command("networkctl", &["reload"])?;
+            }
+            ClientKind::NetworkManager => {
+                network_manager::write(host, managed)?;
+                host.command("nmcli", &["connection", "reload"])?;
+                self.order(host, Order::Reconfigure, managed.interface)?;
+            }
+            ClientKind::Udhcpc | ClientKind::Dhclient => {
+                let at = self.programs.iter().position(|(of, _)| *of == managed.interface);
+                if let Some(at) = at {
+                    self.programs.swap_remove(at).1.end()?;
+                }
+                self.programs.extend(programs(self.kind, host, std::slice::from_ref(managed))?);
+            }
+            ClientKind::Ifupdown => {
+                self.order(host, Order::Down, managed.interface)?;
+                ifupdown::write(host, &self.interfaces)?;
+                self.order(host, Order::Up, managed.interface)?;
+            }
         }
         Ok(moment)
     }

@@ -34,11 +34,14 @@ pub struct Offer {
     /// The name server (option 6).
     pub name_server: Option<Ipv4Addr>,
     /// After which time the client is to renew (T1, option 58), in whole seconds, of which dnsmasq takes
-    /// no less than three. The lease is for two minutes, the least that dnsmasq gives.
+    /// no less than three. The lease is for [`LEASE`](Self::LEASE).
     pub renew_after: Duration,
 }
 
 impl Offer {
+    /// How long a lease is: the least that dnsmasq gives.
+    pub const LEASE: Duration = Duration::from_mins(2);
+
     /// An uplink's usual address and gateway, to be renewed every three seconds.
     #[must_use]
     pub const fn of(uplink: &Uplink) -> Self {
@@ -91,7 +94,8 @@ impl DhcpServer {
     pub fn start(uplink: &Uplink, offer: &Offer) -> Result<Self> {
         let (gateway, started) = (&uplink.gateway, now());
         let [a, b, c, _] = uplink.gateway4.octets();
-        let range = format!("--dhcp-range={},static,255.255.255.0,120", Ipv4Addr::new(a, b, c, 0));
+        let (net, lease) = (Ipv4Addr::new(a, b, c, 0), Offer::LEASE.as_secs());
+        let range = format!("--dhcp-range={net},static,255.255.255.0,{lease}");
         gateway.write(HOSTS, offer.hosts(&uplink.mac))?;
         gateway.write(OPTIONS, offer.options())?;
         let mut command = tool("dnsmasq");
@@ -140,7 +144,15 @@ impl DhcpServer {
     /// # Errors
     /// [`Late`](crate::Error::Late), with what the server said.
     pub fn wait_for_lease(&self, since: Instant) -> Result<Instant> {
-        self.program.wait_for_line("DHCPACK", since, |line| line.contains("DHCPACK("))
+        self.program.wait_for_line("DHCPACK", since, is_ack)
+    }
+
+    /// As above, for at most so long.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn wait_long_for_lease(&self, since: Instant, bound: Duration) -> Result<Instant> {
+        self.program.wait_long_for_line("DHCPACK", since, bound, is_ack)
     }
 
     /// What it said so far, for people.
@@ -148,4 +160,8 @@ impl DhcpServer {
     pub fn log(&self) -> String {
         format!("{}\n", self.program.log())
     }
+}
+
+fn is_ack(line: &str) -> bool {
+    line.contains("DHCPACK(")
 }

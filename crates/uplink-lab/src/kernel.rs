@@ -13,7 +13,8 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::net::if_::if_indextoname;
-use uplink_core::snapshot::{Family, TABLE_MAIN};
+use uplink_core::own::TABLE_MAIN_OR_PIN;
+use uplink_core::snapshot::{Family, TABLE_MAIN, protocol};
 
 use crate::error::{Doing, Result};
 use crate::host::Host;
@@ -56,6 +57,12 @@ impl Route {
     #[must_use]
     pub const fn is_default(&self) -> bool {
         self.length == 0
+    }
+
+    /// A pin of uplinkd: its one route that outranks those of others, and not one in an uplink's own table.
+    #[must_use]
+    pub fn is_pin(&self) -> bool {
+        self.protocol == protocol::UPLINKD && TABLE_MAIN_OR_PIN.contains(&self.table)
     }
 }
 

@@ -4,6 +4,7 @@
 //! Call [`enter()`] first in `main`; then build a [`Site`], break it, and measure.
 
 mod advertise;
+mod answers;
 mod background;
 mod cable;
 mod changes;
@@ -19,6 +20,7 @@ mod fault;
 mod flow;
 mod host;
 mod kernel;
+mod laid;
 mod lookups;
 mod pci;
 mod ping;
@@ -32,6 +34,7 @@ mod sys;
 mod tree;
 
 pub use advertise::{Advertisement, RouterPreference};
+pub use answers::{Answers, uplink_table};
 pub use background::Background;
 pub use cable::{Cable, End, Traffic};
 pub use changes::{Change, Changes, Rule};
@@ -47,6 +50,7 @@ pub use fault::Fault;
 pub use flow::{Flow, FlowReport};
 pub use host::{Child, Host, tool};
 pub use kernel::Route;
+pub use laid::Laid;
 pub use lookups::{LookupReport, Lookups, Way};
 pub use pci::PciFunction;
 pub use pods::Pods;

@@ -54,9 +54,23 @@ impl Program {
         &self,
         what: &str,
         since: Instant,
+        is_it: impl FnMut(&str) -> bool,
+    ) -> Result<Instant> {
+        self.wait_long_for_line(what, since, BOUND, is_it)
+    }
+
+    /// As above, for at most so long.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) fn wait_long_for_line(
+        &self,
+        what: &str,
+        since: Instant,
+        bound: Duration,
         mut is_it: impl FnMut(&str) -> bool,
     ) -> Result<Instant> {
-        let found = self.log.wait_for(what, since, BOUND, |line| is_it(line));
+        let found = self.log.wait_for(what, since, bound, |line| is_it(line));
         found.map(|line| line.at).map_err(|error| match error {
             Error::Late { what, bound } => {
                 let what = format!("{what} of {}\n{}", self.name, self.log());

@@ -8,18 +8,23 @@ use super::Managed;
 
 const INTERFACES: &str = "/run/network/lab-interfaces";
 
-/// interfaces(5). The kernel takes router advertisements.
+/// Writes its file and takes the interfaces up.
 pub(super) fn start(host: &Host, interfaces: &[Managed]) -> Result<Background> {
-    let stanzas = interfaces
-        .iter()
-        .map(|Managed { interface, metric }| format!("iface {interface} inet dhcp\n metric {metric}\n"));
-    host.write(INTERFACES, stanzas.collect::<String>())?;
+    write(host, interfaces)?;
     host.write("/var/lib/dhcp/lab", "")?;
     let background = Background::start(host)?;
     for managed in interfaces {
         run(&background, host, "ifup", managed.interface)?;
     }
     Ok(background)
+}
+
+/// Writes its file (interfaces(5)). The kernel takes router advertisements.
+pub(super) fn write(host: &Host, interfaces: &[Managed]) -> Result<()> {
+    let stanzas = interfaces
+        .iter()
+        .map(|Managed { interface, metric }| format!("iface {interface} inet dhcp\n metric {metric}\n"));
+    host.write(INTERFACES, stanzas.collect::<String>())
 }
 
 /// Runs `ifup` or `ifdown`; of scripts that other packages bring, none.

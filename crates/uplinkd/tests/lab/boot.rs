@@ -86,7 +86,7 @@ fn dhcp_after(wait: Duration) -> Result<(Scene, Instant), Failed> {
     let scene = Scene::booting(site, "")?;
     sleep_until(scene.daemon.started() + wait);
     scene.leads_to("mgmt")?;
-    assert_eq!(scene.writes(scene.daemon.started())?, []);
+    assert_eq!(scene.pin_writes(scene.daemon.started())?, []);
     let leased = now();
     scene.site.lay_addresses(&scene.site.port, "port")?;
     scene.site.lay_default(&scene.site.port, "port", scene.site.port.metric)?;

@@ -113,7 +113,7 @@ fn kill(times: u64, seed: u64) -> Result<Killed, Failed> {
     }
     scene.start_again(&wish.toml())?;
     scene.leads_to(wish.preferred)?;
-    let writes = scene.writes(Instant::BOOT)?.len();
+    let writes = scene.pin_writes(Instant::BOOT)?.len();
     let lookups = scene.lookups.report().asked;
     let streams = scene.finish()?.streams;
     let [packets, lost] =

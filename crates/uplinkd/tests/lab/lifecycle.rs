@@ -110,7 +110,7 @@ fn stopped_aside() -> Outcome {
     scene.daemon.wait_for_note("that it stands aside", Instant::BOOT, SOON, |note| {
         note.matches("standing aside: the best default route is multipath").count() == 2
     })?;
-    assert_eq!(scene.writes(Instant::BOOT)?, []);
+    assert_eq!(scene.pin_writes(Instant::BOOT)?, []);
     scene.finish()?;
     Ok(())
 }
@@ -264,7 +264,7 @@ fn started_while_silent() -> Outcome {
     // After a stop it begins as after boot: it waits for the port.
     scene.start_again("boot_wait = \"2s\"")?;
     scene.stays(2 * PATIENCE)?;
-    assert_eq!(scene.writes(since)?, []);
+    assert_eq!(scene.pin_writes(since)?, []);
     scene.finish()?;
     Ok(())
 }

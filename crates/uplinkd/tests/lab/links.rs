@@ -8,7 +8,7 @@ use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
 use uplink_lab::{Change, End, Site, now};
 
-use crate::scene::{Outcome, PATIENCE, PCI, PROMPT, SOON, Scene, is_pin, trial};
+use crate::scene::{Outcome, PATIENCE, PCI, PROMPT, SOON, Scene, trial};
 
 /// What the port without configuration is called.
 const DPU: &str = "dpu-0000:03:00.0";
@@ -58,7 +58,7 @@ fn carrier_of_management() -> Outcome {
     scene.becomes("mgmt", Family::Ipv4, "link")?;
     scene.site.mgmt.cable.carrier(End::Worker, true)?;
     scene.becomes("mgmt", Family::Ipv4, "up")?;
-    assert_eq!(scene.writes(fault)?, []);
+    assert_eq!(scene.pin_writes(fault)?, []);
     let ending = scene.finish()?;
     assert!(ending.streams.iter().all(|stream| stream.lost == 0), "{ending:?}");
     Ok(())
@@ -149,7 +149,7 @@ fn another_subnet() -> Outcome {
          address delete fd00:120::2/64 dev port\n",
     )?;
     let follows = |change: &Change| {
-        matches!(change, Change::RouteAdded(route) if is_pin(route)
+        matches!(change, Change::RouteAdded(route) if route.is_pin()
             && route.gateway == Some([10, 0, 121, 1].into()))
     };
     scene.changes.wait_for("a pin to the new gateway", since, SOON, follows)?;
@@ -176,7 +176,7 @@ fn source_gone() -> Outcome {
     let since = scene.changes.caught_up()?;
     // Both default routes through the port go with it, without a message.
     scene.site.worker.ip("address delete 10.0.120.2/24 dev port")?;
-    let laid = |change: &Change| matches!(change, Change::RouteAdded(route) if is_pin(route));
+    let laid = |change: &Change| matches!(change, Change::RouteAdded(route) if route.is_pin());
     scene.changes.wait_for("a pin", since, SOON, laid).map_err(|error| scene.explain(&error.to_string()))?;
     scene.leads_to("port")?;
     scene.becomes(DPU, Family::Ipv4, "up")?;

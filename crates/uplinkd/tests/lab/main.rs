@@ -21,6 +21,7 @@ mod dhcp;
 mod ipv6;
 mod kills;
 mod layouts;
+mod leased;
 mod lifecycle;
 mod links;
 mod loss;

@@ -159,7 +159,7 @@ fn main_without_room() -> Outcome {
     for family in Family::ALL {
         assert_eq!(scene.status_of(family, "aside")?, "no_room");
     }
-    assert_eq!(scene.writes(scene.daemon.started())?, []);
+    assert_eq!(scene.pin_writes(scene.daemon.started())?, []);
     scene.leads_to("mgmt")?;
     let mgmt = &scene.site.mgmt;
     scene.write(&[defaults("add", mgmt, 100, ""), defaults("delete", mgmt, 2, "")])?;

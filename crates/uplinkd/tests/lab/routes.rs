@@ -89,7 +89,7 @@ fn renewed() -> Outcome {
     }
     scene.stays(Duration::from_millis(200))?;
     never_led_to(&scene, "mgmt", since)?;
-    assert_eq!(scene.writes(since)?, [], "a pin that is right is left alone");
+    assert_eq!(scene.pin_writes(since)?, [], "a pin that is right is left alone");
     let ending = scene.finish()?;
     assert_nothing_lost(&ending.streams);
     Ok(())
@@ -191,7 +191,7 @@ fn all_deleted() -> Outcome {
     scene.stays(Duration::from_millis(1500))?;
     scene.write(&all.map(|uplink| defaults("add", uplink, uplink.metric, "")))?;
     scene.stays(Duration::from_millis(500))?;
-    assert_eq!(scene.writes(since)?, []);
+    assert_eq!(scene.pin_writes(since)?, []);
     let ending = scene.finish()?;
     assert_nothing_lost(&ending.streams);
     Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
-use uplink_core::own::{PRIORITY_PIN, TABLE_MAIN_OR_PIN};
+use uplink_core::own::PRIORITY_PIN;
 use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
 use uplink_lab::{
@@ -195,16 +195,24 @@ impl Scene {
         if moved.is_empty() { Ok(()) } else { Err(self.explain(&format!("moved: {moved:?}"))) }
     }
 
-    /// Pins, and rules that lead to them, that were written since.
+    /// Pins, and rules that lead to them, that were written since: path rules may come and go meanwhile.
+    pub(crate) fn pin_writes(&self, since: Instant) -> Result<Vec<Stamped<Change>>, Failed> {
+        let mut writes = self.writes(since)?;
+        writes.retain(|change| of_pin(&change.what));
+        Ok(writes)
+    }
+
+    /// All routes and rules of ours that were written since.
     pub(crate) fn writes(&self, since: Instant) -> Result<Vec<Stamped<Change>>, Failed> {
         self.changes.caught_up()?;
-        Ok(self.changes.since(since).into_iter().filter(|change| of_pin(&change.what)).collect())
+        let is_ours = |change: &Stamped<Change>| change.what.protocol() == Some(protocol::UPLINKD);
+        Ok(self.changes.since(since).into_iter().filter(is_ours).collect())
     }
 
     /// Our pin's metric in the main table, or in the table of placement `table`.
     pub(crate) fn pins(&self, family: Family) -> Result<Vec<uplink_lab::Route>, Failed> {
         let routes = self.site.worker.default_routes(family)?;
-        Ok(routes.into_iter().filter(is_pin).collect())
+        Ok(routes.into_iter().filter(uplink_lab::Route::is_pin).collect())
     }
 
     /// What the status says of an uplink, by its name or its interface.
@@ -345,15 +353,10 @@ pub(crate) fn foreign(host: &Host) -> Result<String, Failed> {
     Ok(foreign.collect::<Vec<_>>().join("\n"))
 }
 
-/// It is our one route that outranks the foreign ones, and not one in an uplink's own table.
-pub(crate) fn is_pin(route: &uplink_lab::Route) -> bool {
-    route.protocol == protocol::UPLINKD && TABLE_MAIN_OR_PIN.contains(&route.table)
-}
-
 /// A pin was written, or a rule that leads to it.
 pub(crate) fn of_pin(change: &Change) -> bool {
     match change {
-        Change::RouteAdded(route) | Change::RouteDeleted(route) => is_pin(route),
+        Change::RouteAdded(route) | Change::RouteDeleted(route) => route.is_pin(),
         Change::RuleAdded(rule) | Change::RuleDeleted(rule) => {
             rule.protocol == protocol::UPLINKD && rule.priority == PRIORITY_PIN
         }

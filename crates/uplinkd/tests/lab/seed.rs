@@ -266,7 +266,7 @@ fn seed_defect_07_no_router() -> Outcome {
     }
     scene.stays(PATIENCE)?;
     scene.leads_to("mgmt")?;
-    assert_eq!(scene.writes(Instant::BOOT)?, []);
+    assert_eq!(scene.pin_writes(Instant::BOOT)?, []);
     scene.site.lay_default(&scene.site.port, "port", 101)?;
     scene.leads_to("port")?;
     scene.finish_among()?;
@@ -294,7 +294,7 @@ fn seed_defect_09_destination() -> Outcome {
     let scene = Scene::begin(site, &format!("{BRISK}boot_wait = \"1s\""))?;
     scene.stays(PATIENCE)?;
     scene.leads_to("mgmt")?;
-    assert_eq!(scene.writes(Instant::BOOT)?, []);
+    assert_eq!(scene.pin_writes(Instant::BOOT)?, []);
     for family in Family::ALL {
         scene.becomes(DPU, family, "gateway")?;
     }
@@ -642,7 +642,7 @@ fn seed_defect_25_unreachable() -> Outcome {
     for family in Family::ALL {
         scene.becomes(DPU, family, "gateway")?;
     }
-    assert_eq!(scene.writes(Instant::BOOT)?, []);
+    assert_eq!(scene.pin_writes(Instant::BOOT)?, []);
     scene.come_back()?;
     scene.finish()?;
     Ok(())

@@ -300,7 +300,7 @@ fn everybody_silent() -> Outcome {
         scene.becomes("port", family, "shared")?;
     }
     scene.stays(Duration::from_secs(1))?;
-    assert_eq!(scene.writes(since)?, []);
+    assert_eq!(scene.pin_writes(since)?, []);
     for uplink in scene.site.uplinks() {
         uplink.cable.heal();
     }

@@ -184,7 +184,7 @@ fn stays_with_management(scene: &Scene) -> Outcome {
     scene.stays(2 * PATIENCE)?;
     scene.leads_to("mgmt")?;
     assert_eq!(scene.uplink("port")?["tier"], 2);
-    assert_eq!(scene.writes(scene.daemon.started())?, []);
+    assert_eq!(scene.pin_writes(scene.daemon.started())?, []);
     Ok(())
 }
 

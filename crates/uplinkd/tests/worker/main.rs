@@ -12,6 +12,7 @@
 )]
 
 mod boot;
+mod netplan;
 mod outage;
 mod service;
 mod worker;
@@ -25,16 +26,31 @@ use uplink_lab::Tree;
 /// What the container is made of, beside what every Debian has.
 const PACKAGES: [&str; 3] = ["systemd", "systemd-sysv", "iproute2"];
 
+/// And what is needed to have netplan say what uplinks there are, to whichever renderer.
+const NETPLAN: [&str; 8] = [
+    "systemd",
+    "systemd-sysv",
+    "iproute2",
+    "udev",
+    "dbus",
+    "libpam-systemd",
+    "network-manager",
+    "netplan.io",
+];
+
 /// The container's files before anything is installed.
 static TREE: OnceLock<Tree> = OnceLock::new();
+
+/// As above, with netplan; where that is asked for.
+static WITH_NETPLAN: OnceLock<Tree> = OnceLock::new();
 
 fn main() {
     let mut arguments = Arguments::from_args();
     if !arguments.list {
         // The network is here, and not in the namespaces.
-        match Tree::debian(Path::new(env!("CARGO_TARGET_TMPDIR")), &PACKAGES) {
-            Ok(tree) => TREE.set(tree).expect("nobody else sets it"),
-            Err(error) => panic!("{error}"),
+        find(&TREE, &PACKAGES);
+        if arguments.ignored || arguments.include_ignored {
+            find(&WITH_NETPLAN, &NETPLAN);
         }
     }
     // Namespaces are entered while there is one thread.
@@ -43,7 +59,17 @@ fn main() {
     }
     // They wait most of the time; more at once make each other late on two cores.
     arguments.test_threads = arguments.test_threads.or(Some(4));
-    let trials: Vec<Trial> =
-        [boot::trials(), outage::trials(), service::trials()].into_iter().flatten().collect();
+    let trials: Vec<Trial> = [boot::trials(), netplan::trials(), outage::trials(), service::trials()]
+        .into_iter()
+        .flatten()
+        .collect();
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// Finds or builds the tree with these packages.
+fn find(tree: &OnceLock<Tree>, packages: &[&str]) {
+    match Tree::debian(Path::new(env!("CARGO_TARGET_TMPDIR")), packages) {
+        Ok(found) => tree.set(found).expect("nobody else sets it"),
+        Err(error) => panic!("{error}"),
+    }
 }

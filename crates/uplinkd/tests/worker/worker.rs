@@ -1,21 +1,23 @@
 //! A worker with all that is installed on it.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
-use uplink_core::own::TABLE_MAIN_OR_PIN;
 use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
 use uplink_lab::{
-    Container, DhcpServer, INTERNET4, INTERNET6, Lookups, Offer, Route, RouterAdvertiser, Site, Uplink, now,
-    pass,
+    Container, DhcpServer, INTERNET4, INTERNET6, Lookups, Offer, Route, RouterAdvertiser, Site, Tree, Uplink,
+    now, pass,
 };
 
-use crate::TREE;
+use crate::netplan::Renderer;
+use crate::{TREE, WITH_NETPLAN};
 
 pub(crate) type Outcome = Result<(), Failed>;
 
@@ -43,10 +45,14 @@ const INSTALLED: [(&str, &str); 4] = [
     ("packaging/uplinkd.toml", "/etc/uplinkd/uplinkd.toml"),
 ];
 
-/// What the site has beside it.
-const SITE: [(&str, &str); 5] = [
+/// How systemd-networkd is told what to do, where netplan does not say it.
+const NETWORKS: [(&str, &str); 2] = [
     ("/etc/systemd/network/port.network", include_str!("files/port.network")),
     ("/etc/systemd/network/mgmt.network", include_str!("files/mgmt.network")),
+];
+
+/// What the site has beside it.
+const SITE: [(&str, &str); 3] = [
     (
         "/etc/systemd/system/systemd-networkd-wait-online.service.d/any.conf",
         include_str!("files/wait-online.conf"),
@@ -56,7 +62,7 @@ const SITE: [(&str, &str); 5] = [
 ];
 
 /// A test by its name.
-pub(crate) fn trial(name: &str, test: fn() -> Outcome) -> Trial {
+pub(crate) fn trial(name: &str, test: impl Fn() -> Outcome + Send + 'static) -> Trial {
     Trial::test(name, test)
 }
 
@@ -71,13 +77,40 @@ impl Worker {
     /// A worker with a BlueField, both uplinks with DHCP and router advertisements, and management
     /// first by its metric.
     pub(crate) fn new() -> Result<Self, Failed> {
+        let worker = Self::of(&TREE)?;
+        for (path, text) in NETWORKS {
+            worker.write(path, text)?;
+        }
+        Ok(worker)
+    }
+
+    /// As above, but that netplan says what both uplinks are, in this file, to whom; it has booted.
+    pub(crate) fn planned(plan: &str, renderer: Renderer, toml: &str) -> Result<Self, Failed> {
+        let mut worker = Self::of(&WITH_NETPLAN)?;
+        let path = "/etc/netplan/lab.yaml";
+        worker.write(path, plan)?;
+        fs::set_permissions(worker.container.path(path), Permissions::from_mode(0o600))?;
+        worker.write("/etc/uplinkd/uplinkd.toml", toml)?;
+        let other = match renderer {
+            Renderer::Networkd => "NetworkManager",
+            Renderer::NetworkManager => "systemd-networkd",
+        };
+        let root = format!("--root={}", Container::ROOT);
+        // It would wait for those that it is told to leave alone.
+        let waits = "NetworkManager-wait-online.service";
+        worker.site.worker.command("systemctl", &[&root, "mask", other, waits])?;
+        worker.boot()?;
+        Ok(worker)
+    }
+
+    fn of(tree: &OnceLock<Tree>) -> Result<Self, Failed> {
         let site = Site::builder().without_port().build()?;
         // Its addresses and routes go with it: here they come from systemd-networkd alone.
         site.unplug(&site.mgmt)?;
         site.worker.sysctl("net/ipv6/conf/default/accept_ra", "0")?;
         site.worker.give_pci("port", "0000:03:00.0")?;
         let servers = [serve(&site.port)?, serve(&site.mgmt)?];
-        let tree = TREE.get().ok_or("the tree is built in main")?;
+        let tree = tree.get().ok_or("the tree is built in main")?;
         let worker = Self { container: Container::new(&site.worker, tree)?, _servers: servers, site };
         worker.install()?;
         Ok(worker)
@@ -200,10 +233,7 @@ impl Worker {
     /// No route of ours outranks the others.
     pub(crate) fn has_no_pin(&self) -> Outcome {
         for family in Family::ALL {
-            let is_pin = |route: &Route| {
-                route.protocol == protocol::UPLINKD && TABLE_MAIN_OR_PIN.contains(&route.table)
-            };
-            if let Some(pin) = self.site.worker.default_routes(family)?.into_iter().find(is_pin) {
+            if let Some(pin) = self.site.worker.default_routes(family)?.into_iter().find(Route::is_pin) {
                 return Err(self.explain(&format!("a pin: {pin:?}")));
             }
         }
