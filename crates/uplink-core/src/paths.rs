@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::discover::own_defaults;
+use crate::discover::{foreign_defaults, own_defaults};
 use crate::marks::{Check, Marked, OwnMarks};
 use crate::own::{Lookup, Op, OwnRule, RuleForm, probe_table};
 use crate::snapshot::{Address, Attributes, Family, Hop, LinkIndex, Mark, Prefix, Rule, Snapshot, protocol};
@@ -36,7 +36,8 @@ pub struct PathWay {
 }
 
 /// The uplink's addresses that have source rules: not those that come and go (temporary, deprecated), nor
-/// those with a host's prefix, which wander between hosts.
+/// those with a host's prefix, which wander between hosts. Nor one that the default route of another
+/// uplink prefers: what is sent by that route is to have it.
 #[must_use]
 pub fn sources(snapshot: &Snapshot, link: LinkIndex, family: Family) -> Vec<Prefix> {
     let lasting = |address: &&Address| {
@@ -50,6 +51,9 @@ pub fn sources(snapshot: &Snapshot, link: LinkIndex, family: Family) -> Vec<Pref
             && !address.unpreferred
             && !address.link_local
             && !snapshot.addresses.iter().any(elsewhere)
+            && !foreign_defaults(snapshot, family).any(|route| {
+                route.attributes.source == Some(own) && route.hops.iter().all(|hop| hop.link != link)
+            })
     };
     let hosts = snapshot.addresses.iter().filter(lasting).map(|a| Prefix::host(a.prefix.address));
     let mut seen = BTreeSet::new();

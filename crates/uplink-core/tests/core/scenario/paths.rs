@@ -13,7 +13,7 @@ use crate::sim::bench::Bench;
 use crate::sim::kernel::Errno;
 use crate::sim::lookup::Packet;
 use crate::sim::manager::by_mark;
-use crate::sim::site::{DPU, MGMT, PORT, addresses, steered_worker, worker};
+use crate::sim::site::{DPU, MGMT, PORT, addresses, default_route, steered_worker, worker};
 use crate::sim::{ms, secs};
 
 const FAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 7));
@@ -337,6 +337,22 @@ fn who_deletes_them_over_and_over_does_not_keep_the_pin() {
     bench.run(secs(70));
     assert_eq!(state(&bench), PathRulesState::Connections);
     assert_eq!((sources(&bench), connections(&bench)), (8, 8));
+}
+
+/// Somebody wants what the host sends by the port to have management's address: it does not go by
+/// management for that.
+#[test]
+fn an_address_that_the_default_route_of_another_uplink_prefers_does_not_lead() {
+    let mut bench = worker();
+    let mut route = default_route(PORT, Family::Ipv4);
+    route.attributes.source = Some(own_address(MGMT));
+    bench.kernel.replace_route(route).expect("it is laid");
+    bench.start();
+    bench.run(secs(20));
+    bench.assert_way(PORT);
+    assert_eq!(way(&bench, Some(own_address(MGMT)), 0), Some(PORT));
+    assert_eq!(way(&bench, Some(own_address(PORT)), 0), Some(PORT));
+    assert_eq!(state(&bench), PathRulesState::Sources);
 }
 
 #[test]
