@@ -97,6 +97,8 @@ struct FamilyState {
     paths: Contest,
     /// Connections cannot be marked: the kernel refused our nftables table when it was last laid.
     unmarked: bool,
+    /// The paths that path rules were wanted for last: interface, addresses, whether only kept.
+    wish: Vec<(LinkIndex, Vec<Prefix>, bool)>,
     aside: Option<Aside>,
     /// The lowest metric with room below that a foreign default route was seen with.
     lowest: Option<u32>,
@@ -145,6 +147,7 @@ impl Core {
                 ways: Contest::default(),
                 paths: Contest::default(),
                 unmarked: false,
+                wish: Vec::new(),
                 aside: None,
                 lowest: None,
                 plain: None,

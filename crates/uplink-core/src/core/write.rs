@@ -89,17 +89,18 @@ impl Core {
 
     /// What is to be written in one family; none while we only observe.
     fn plan_family(&mut self, index: usize, now: Instant) -> Option<(Family, Plan)> {
+        let family = self.families.get(index)?.family;
+        let paths = match self.marks_collide(family) {
+            true => Vec::new(),
+            false => self.path_ways(family),
+        };
+        self.families.get_mut(index)?.want(&paths);
         let snapshot = self.snapshot.as_ref()?;
         let state = self.families.get(index)?;
-        let family = state.family;
         let planned = if self.stopping.is_some() {
             plan(snapshot, &self.policy, family, None, &[], &[])
         } else {
             let (wanted, probes) = (self.wanted(family), self.probe_ways(family));
-            let paths = match self.marks_collide(family) {
-                true => Vec::new(),
-                false => self.path_ways(family),
-            };
             let mut planned = plan(snapshot, &self.policy, family, wanted.as_ref(), &probes, &paths);
             if state.unmarked && state.paths.holds(now) {
                 // What is safe only together with what the kernel refuses goes at once.
@@ -274,6 +275,17 @@ impl FamilyState {
         self.contest.moved();
         self.ways.moved();
         self.paths.moved();
+    }
+
+    /// Path rules are wanted for these paths. What an address or a path's health makes necessary is no
+    /// contest, however often that changes.
+    fn want(&mut self, ways: &[PathWay]) {
+        let wish = |way: &PathWay| (way.hop.link, way.sources.clone(), way.keep_only);
+        let wish: Vec<_> = ways.iter().map(wish).collect();
+        if self.wish != wish {
+            self.wish = wish;
+            self.paths.wants_anew();
+        }
     }
 
     /// Who undoes the pin, while we stand aside for that.

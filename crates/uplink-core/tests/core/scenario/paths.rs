@@ -339,6 +339,23 @@ fn who_deletes_them_over_and_over_does_not_keep_the_pin() {
     assert_eq!((sources(&bench), connections(&bench)), (8, 8));
 }
 
+#[test]
+fn addresses_that_change_often_are_no_contest() {
+    let mut bench = steered_worker();
+    let own = addresses(MGMT, Family::Ipv4)[0].clone();
+    let prefix = Prefix { address: IpAddr::from([10, 0, own_net(MGMT), 20]), length: 24 };
+    let another = Address { prefix, ..own };
+    for _ in 0..20 {
+        bench.kernel.add_address(another.clone());
+        bench.until(ms(10), |bench| sources(bench) == 10).expect("it has rules");
+        bench.run(ms(300));
+        bench.kernel.remove_address(&another);
+        bench.until(ms(10), |bench| sources(bench) == 8).expect("they are gone");
+        bench.run(ms(300));
+        assert_eq!(state(&bench), PathRulesState::Sources);
+    }
+}
+
 /// Somebody wants what the host sends by the port to have management's address: it does not go by
 /// management for that.
 #[test]
