@@ -97,6 +97,8 @@ struct FamilyState {
     paths: Contest,
     /// Connections cannot be marked: the kernel refused our nftables table when it was last laid.
     unmarked: bool,
+    /// What is safe only with what the kernel refuses, or another takes away, was removed until we try again.
+    withdrawn: bool,
     /// The paths that path rules were wanted for last: interface, addresses, whether only kept.
     wish: Vec<(LinkIndex, Vec<Prefix>, bool)>,
     aside: Option<Aside>,
@@ -147,6 +149,7 @@ impl Core {
                 ways: Contest::default(),
                 paths: Contest::default(),
                 unmarked: false,
+                withdrawn: false,
                 wish: Vec::new(),
                 aside: None,
                 lowest: None,
