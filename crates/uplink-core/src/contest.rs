@@ -78,6 +78,13 @@ impl Contest {
         *self = Self::default();
     }
 
+    /// What is wanted is something else. What the kernel refuses, it still does.
+    pub(crate) fn wants_anew(&mut self) {
+        if self.failed.is_none() {
+            self.moved();
+        }
+    }
+
     /// Something changed in the kernel, and not by us: what it refused before it may take now.
     pub(crate) fn changed(&mut self, now: Instant) {
         if let Some(failed) = self.failed {

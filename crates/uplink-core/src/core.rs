@@ -110,6 +110,10 @@ struct FamilyState {
     paths: Contest,
     /// Connections cannot be marked: the kernel refused our nftables table when it was last laid.
     unmarked: bool,
+    /// What is safe only with what the kernel refuses, or another takes away, was removed until we try again.
+    withdrawn: bool,
+    /// The paths that path rules were wanted for last: interface, addresses, whether only kept.
+    wish: Vec<(LinkIndex, Vec<Prefix>, bool)>,
     aside: Option<Aside>,
     /// The lowest metric with room below that a foreign default route was seen with.
     lowest: Option<u32>,
@@ -161,6 +165,8 @@ impl Core {
                 ways: Contest::default(),
                 paths: Contest::default(),
                 unmarked: false,
+                withdrawn: false,
+                wish: Vec::new(),
                 aside: None,
                 lowest: None,
                 plain: None,

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::discover::own_defaults;
+use crate::discover::{foreign_defaults, own_defaults};
 use crate::marks::{Check, Marked, OwnMarks};
 use crate::own::{Lookup, Op, OwnRule, RuleForm, probe_table};
 use crate::snapshot::{Address, Attributes, Family, Hop, LinkIndex, Mark, Prefix, Rule, Snapshot, protocol};
@@ -36,7 +36,8 @@ pub struct PathWay {
 }
 
 /// The uplink's addresses that have source rules: not those that come and go (temporary, deprecated), nor
-/// those with a host's prefix, which wander between hosts.
+/// those with a host's prefix, which wander between hosts. Nor one that the default route of another
+/// uplink prefers: what is sent by that route is to have it.
 #[must_use]
 pub fn sources(snapshot: &Snapshot, link: LinkIndex, family: Family) -> Vec<Prefix> {
     let lasting = |address: &&Address| {
@@ -50,6 +51,9 @@ pub fn sources(snapshot: &Snapshot, link: LinkIndex, family: Family) -> Vec<Pref
             && !address.unpreferred
             && !address.link_local
             && !snapshot.addresses.iter().any(elsewhere)
+            && !foreign_defaults(snapshot, family).any(|route| {
+                route.attributes.source == Some(own) && route.hops.iter().all(|hop| hop.link != link)
+            })
     };
     let hosts = snapshot.addresses.iter().filter(lasting).map(|a| Prefix::host(a.prefix.address));
     let mut seen = BTreeSet::new();
@@ -59,13 +63,7 @@ pub fn sources(snapshot: &Snapshot, link: LinkIndex, family: Family) -> Vec<Pref
 /// The operations that lead from what the kernel has to the path rules of these paths. `bits` are those of
 /// the marks, if connections are to be marked.
 pub(crate) fn plan(snapshot: &Snapshot, family: Family, ways: &[PathWay], bits: Option<u32>) -> Vec<Op> {
-    let standing: Vec<OwnRule> = snapshot
-        .rules
-        .iter()
-        .filter(|rule| rule.family == family)
-        .filter_map(OwnRule::claim)
-        .filter(|rule| matches!(rule.form(), RuleForm::Connection { .. } | RuleForm::Source { .. }))
-        .collect();
+    let standing: Vec<OwnRule> = standing_rules(snapshot, family).collect();
     let table = table(snapshot, family);
     let marks = bits.map(|bits| assign(snapshot, family, ways, bits));
     let marks = marks.filter(|marks| !marks.uplinks.is_empty());
@@ -110,6 +108,29 @@ pub(crate) fn collide(
     foreign.any(|mark| would_set || mark.value & mark.mask & bits != 0)
 }
 
+/// Whether source rules stand without what makes them safe where connections are tracked: marks, and the
+/// rules by which those lead.
+pub(crate) fn lead_alone(snapshot: &Snapshot, family: Family) -> bool {
+    let rules: Vec<OwnRule> = standing_rules(snapshot, family).collect();
+    let led = rules.iter().filter_map(|rule| match rule.form() {
+        RuleForm::Source { to: Lookup::Uplink(link), .. } => Some(link),
+        RuleForm::Source { .. }
+        | RuleForm::Connection { .. }
+        | RuleForm::MainWithoutDefault
+        | RuleForm::Pin
+        | RuleForm::Probe { .. } => None,
+    });
+    let marks = table(snapshot, family).filter(|table| table.intact);
+    let mut rules_of_marks = marks.into_iter().flat_map(|marks| &marks.uplinks).flat_map(|marked| {
+        both(marked.link).map(|to| OwnRule::new(family, RuleForm::Connection { mark: marked.mark, to }))
+    });
+    let mut led = led.peekable();
+    snapshot.tracking.in_use
+        && led.peek().is_some()
+        && (led.any(|link| marks.is_none_or(|marks| marks.of(link).is_none()))
+            || !rules_of_marks.all(|rule| rules.contains(&rule)))
+}
+
 /// The marked uplinks as they stand. One may have lost its default route for the moment of a renewal: what
 /// came in by it is still answered through it, as long as its link and addresses are there.
 pub(crate) fn left(snapshot: &Snapshot, family: Family) -> Vec<PathWay> {
@@ -152,6 +173,12 @@ pub(crate) fn standing(snapshot: &Snapshot, family: Family, link: LinkIndex) -> 
     let src_valid_mark = marked.is_some_and(|marked| marked.check == Check::MarkedByUs);
     let any = mark.is_some() || !sources.is_empty();
     any.then_some(PathRulesStatus { table: probe_table(link), mark, sources, src_valid_mark })
+}
+
+/// The path rules that stand.
+fn standing_rules(snapshot: &Snapshot, family: Family) -> impl Iterator<Item = OwnRule> + '_ {
+    let rules = snapshot.rules.iter().filter(move |rule| rule.family == family).filter_map(OwnRule::claim);
+    rules.filter(|rule| matches!(rule.form(), RuleForm::Connection { .. } | RuleForm::Source { .. }))
 }
 
 /// What the host knows of its own subnets first, then the uplink.

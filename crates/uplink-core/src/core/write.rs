@@ -8,12 +8,12 @@ use crate::contest::Contest;
 use crate::discover::{Path, PathKey, Uplink, Way};
 use crate::event::{Outcome, Output};
 use crate::judge::{Judge, Standing};
-use crate::marks::Check;
+use crate::marks::{Check, OwnMarks};
 use crate::own::{Leg, Legs, Op};
 use crate::paths::{self, MAX_UPLINKS, PathWay, sources};
 use crate::plan::{Plan, ProbeWay, Wanted, current_pin, plan};
 use crate::policy::{Mode, PathRules};
-use crate::snapshot::{Attributes, Family, Hop, Prefix};
+use crate::snapshot::{Attributes, Family, Hop, LinkIndex, Prefix};
 use crate::status::{Aside, Notice};
 use crate::time::Instant;
 use crate::undone::Undone;
@@ -89,28 +89,35 @@ impl Core {
 
     /// What is to be written in one family; none while we only observe.
     fn plan_family(&mut self, index: usize, now: Instant) -> Option<(Family, Plan)> {
+        let family = self.families.get(index)?.family;
+        let paths = match self.marks_collide(family) {
+            true => Vec::new(),
+            false => self.path_ways(family),
+        };
+        self.families.get_mut(index)?.want(&paths, now);
         let snapshot = self.snapshot.as_ref()?;
         let state = self.families.get(index)?;
-        let family = state.family;
-        let planned = if self.stopping.is_some() {
+        let mut planned = if self.stopping.is_some() {
             plan(snapshot, &self.policy, family, None, &[], &[])
         } else {
             let (wanted, probes) = (self.wanted(family), self.probe_ways(family));
-            let paths = match self.marks_collide(family) {
-                true => Vec::new(),
-                false => self.path_ways(family),
-            };
             let mut planned = plan(snapshot, &self.policy, family, wanted.as_ref(), &probes, &paths);
-            if state.unmarked && state.paths.holds(now) {
-                // What is safe only together with what the kernel refuses goes at once.
-                planned.paths = paths::plan(snapshot, family, &[], None);
-            }
             // Undecided: what the process before left stays, whatever it is.
             if state.election.elected().is_empty() {
                 planned.pin.clear();
             }
-            state.held_back(planned, now)
+            let mut planned = state.held_back(planned, now);
+            let unsafe_now = state.unmarked || paths::lead_alone(snapshot, family);
+            if state.paths.holds(now) && unsafe_now && !state.withdrawn {
+                // What is safe only together with what is refused or undone goes at once.
+                planned.paths = paths::plan(snapshot, family, &[], None);
+            }
+            planned
         };
+        if !state.paths.holds(now) || self.stopping.is_some() || !planned.paths.is_empty() {
+            let forgotten = self.forgotten_checks(family, &planned.paths);
+            planned.paths.extend(forgotten);
+        }
         let dry = self.policy.mode == Mode::Observe;
         let ops = match dry {
             true => [planned.pin.as_slice(), &planned.ways, &planned.paths].concat(),
@@ -211,6 +218,28 @@ impl Core {
         self.checks_set.extend(ours.filter(|link| links.get(link).is_some_and(|link| link.src_valid_mark)));
     }
 
+    /// What the interfaces need that have `src_valid_mark` set by us, while neither the table that stands nor
+    /// one that is to be laid says so: somebody took the note away.
+    fn forgotten_checks(&self, family: Family, planned: &[Op]) -> Vec<Op> {
+        let laid = planned.iter().filter_map(|op| match op {
+            Op::SetMarks(marks) => Some(marks),
+            Op::AddRoute(_)
+            | Op::DeleteRoute(_)
+            | Op::AddRule(_)
+            | Op::DeleteRule(_)
+            | Op::DeleteMarks(_)
+            | Op::CheckByMark { .. } => None,
+        });
+        let stands = self.snapshot.as_ref().and_then(|snapshot| paths::table(snapshot, family));
+        let tables: Vec<&OwnMarks> = laid.chain(stands).collect();
+        let is_noted = |link: &LinkIndex| {
+            let of = |table: &&OwnMarks| table.of(*link).is_some_and(|of| of.check == Check::MarkedByUs);
+            tables.iter().any(of)
+        };
+        let forgotten = self.checks_set.iter().filter(|link| family == Family::Ipv4 && !is_noted(link));
+        forgotten.map(|link| Op::CheckByMark { link: *link, on: false }).collect()
+    }
+
     /// Whether marks of ours could send astray what others route by marks.
     pub(super) fn marks_collide(&self, family: Family) -> bool {
         let (PathRules::On(bits), Some(snapshot)) = (self.policy.path_rules, &self.snapshot) else {
@@ -250,8 +279,10 @@ impl Core {
         for (op, outcome) in batch.ops.iter().zip(outcomes) {
             notices.extend(state.applied(batch.part, op, outcome));
         }
-        // What goes because the kernel refuses its other half is no new attempt.
-        let withdrawn = batch.part == Part::Paths && state.unmarked && batch.ops.iter().all(Op::removes);
+        // What goes because its other half is refused or undone is no new attempt.
+        let withdrawn =
+            batch.part == Part::Paths && state.paths.holds(now) && batch.ops.iter().all(Op::removes);
+        state.withdrawn |= withdrawn;
         let contest = state.part(batch.part);
         // What was tried counts, done or not: both may be in vain for ever.
         match outcomes.last() {
@@ -274,6 +305,18 @@ impl FamilyState {
         self.contest.moved();
         self.ways.moved();
         self.paths.moved();
+    }
+
+    /// Path rules are wanted for these paths. What an address or a path's health makes necessary is no
+    /// contest, however often that changes.
+    fn want(&mut self, ways: &[PathWay], now: Instant) {
+        let wish = |way: &PathWay| (way.hop.link, way.sources.clone(), way.keep_only);
+        let wish: Vec<_> = ways.iter().map(wish).collect();
+        if self.wish != wish {
+            self.wish = wish;
+            self.paths.wants_anew();
+        }
+        self.withdrawn &= self.paths.holds(now);
     }
 
     /// Who undoes the pin, while we stand aside for that.
@@ -304,7 +347,7 @@ impl FamilyState {
         if self.ways.holds(now) {
             ways.clear();
         }
-        if self.paths.holds(now) && !self.unmarked {
+        if self.paths.holds(now) {
             paths.clear();
         }
         Plan { pin, ways, paths, aside }

@@ -175,7 +175,22 @@ fn question(marked: &Marked) -> Vec<Rule> {
     });
     let first = rule(comment(marked), others);
     let last = rule(format!("{OURS}: a question is routed as ever"), vec![Expression::Return]);
-    [Some(first), checked, Some(last)].into_iter().flatten().collect()
+    let passed_on = (check != Check::No).then(|| answer_from_beyond(link));
+    [Some(first), checked, Some(last), passed_on].into_iter().flatten().collect()
+}
+
+/// The question was sent on by another uplink without a mark, so the answer comes in by that: with a mark,
+/// a strict check would ask for the way of the first uplink, and drop it. It is routed as ever. Where the
+/// destination was translated the question had the mark, and the answer comes from where that leads.
+fn answer_from_beyond(link: LinkIndex) -> Rule {
+    let untranslated = [
+        Expression::LoadConnection(CONNECTION_STATUS),
+        Expression::Bits { keep: TRANSLATED, flip: 0 },
+        Expression::Compare { equal: true, bytes: bytes(0) },
+        Expression::Return,
+    ];
+    let comment = format!("{OURS}: nor is an answer marked that passes the strict check as ever");
+    Rule { chain: Chain::In, comment, expressions: [by_interface(link), untranslated.to_vec()].concat() }
 }
 
 /// A packet of a connection that came in by an uplink gets its mark. What the host sends has been routed
@@ -233,11 +248,17 @@ fn bytes(number: u32) -> Vec<u8> {
 }
 
 fn came_in_by(link: LinkIndex) -> Vec<Expression> {
+    let is_question = vec![
+        Expression::LoadConnection(CONNECTION_DIRECTION),
+        Expression::Compare { equal: true, bytes: vec![ORIGINAL] },
+    ];
+    [by_interface(link), is_question].concat()
+}
+
+fn by_interface(link: LinkIndex) -> Vec<Expression> {
     vec![
         Expression::LoadMeta(META_INTERFACE_IN),
         Expression::Compare { equal: true, bytes: wire::interface(link) },
-        Expression::LoadConnection(CONNECTION_DIRECTION),
-        Expression::Compare { equal: true, bytes: vec![ORIGINAL] },
     ]
 }
 

@@ -62,6 +62,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("path rules: a connection from an uplink's address outlives a planned switch", stays),
         trial("path rules beside a multipath pin: every flow is answered where it came in", shared),
         trial("path rules: what others mark stays as they marked it", marked_by_others),
+        trial("path rules, strict check: what is only sent on comes back", sent_on),
     ]
 }
 
@@ -718,4 +719,32 @@ fn marked_by_others() -> Outcome {
     state("connections")?;
     stage.all_flows("when the others are gone")?;
     stage.finish()
+}
+
+/// The worker is also the router of management's network, and masquerades.
+fn sent_on() -> Outcome {
+    let site = Site::new()?;
+    site.worker.sysctl("net/ipv4/ip_forward", "1")?;
+    let masquerade = "add table ip nat; add chain ip nat out { type nat hook postrouting priority srcnat; }; \
+        add rule ip nat out ip saddr 10.0.10.0/24 oifname port masquerade";
+    site.worker.command("nft", &[masquerade])?;
+    let service = Service::start(&site.internet)?;
+    let neighbour = &site.mgmt.gateway;
+    neighbour.ip(&format!("route replace {}/32 via {}", INTERNET[0], site.mgmt.address4))?;
+    let scene = Scene::begin(site, &electing("port", ""))?;
+    scene.leads_to("port")?;
+    scene.until("connections are followed", || {
+        Ok(scene.status_of(Family::Ipv4, "path_rules")? == "connections")
+    })?;
+    let asks = || {
+        let (neighbour, to) = (&scene.site.mgmt.gateway, SocketAddr::new(INTERNET[0], LISTENING));
+        greets(neighbour, scene.site.mgmt.gateway4.into(), to, ANSWERED)
+    };
+    assert!(asks()?, "without a check");
+    scene.site.worker.sysctl("net/ipv4/conf/all/rp_filter", "1")?;
+    scene.until("the strict check looks at marks", || Ok(src_valid_mark(&scene, "port")? == "1"))?;
+    assert!(asks()?, "with a strict check\n{}", laid(&scene.site.worker)?);
+    scene.finish()?;
+    drop(service);
+    Ok(())
 }

@@ -6,14 +6,14 @@ use uplink_core::event::Outcome;
 use uplink_core::marks::{Check, Marked, OwnMarks};
 use uplink_core::own::{Op, OwnRule, RuleForm};
 use uplink_core::policy::PathRules;
-use uplink_core::snapshot::{Address, Family, LinkIndex, Mark, Prefix};
+use uplink_core::snapshot::{Address, Family, LinkIndex, Mark, Prefix, Rule};
 use uplink_core::status::{Health, Notice, PathRulesState};
 
 use crate::sim::bench::Bench;
 use crate::sim::kernel::Errno;
 use crate::sim::lookup::Packet;
 use crate::sim::manager::by_mark;
-use crate::sim::site::{DPU, MGMT, PORT, addresses, steered_worker, worker};
+use crate::sim::site::{DPU, MGMT, PORT, addresses, default_route, steered_worker, worker};
 use crate::sim::{ms, secs};
 
 const FAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 7));
@@ -337,6 +337,92 @@ fn who_deletes_them_over_and_over_does_not_keep_the_pin() {
     bench.run(secs(70));
     assert_eq!(state(&bench), PathRulesState::Connections);
     assert_eq!((sources(&bench), connections(&bench)), (8, 8));
+}
+
+/// Source rules alone would send the answers of translated connections astray, which go well without us.
+#[test]
+fn what_makes_source_rules_safe_is_not_undone_without_them() {
+    let flush: fn(&mut Bench) = |bench| bench.marks_go(true);
+    let delete_connections: fn(&mut Bench) = |bench| {
+        let connection = |rule: &Rule| {
+            OwnRule::claim(rule).is_some_and(|rule| matches!(rule.form(), RuleForm::Connection { .. }))
+        };
+        bench.kernel.rules.retain(|rule| !connection(rule));
+        bench.kernel.changes += 1;
+    };
+    for undo in [flush, delete_connections] {
+        let mut bench = tracked_worker();
+        let writes = bench.writes();
+        for _ in 0..200 {
+            undo(&mut bench);
+            bench.run(ms(20));
+        }
+        assert_eq!(state(&bench), PathRulesState::Contest);
+        assert_eq!((sources(&bench), connections(&bench)), (0, 0));
+        assert!(bench.writes() - writes < 1500, "{} writes", bench.writes() - writes);
+        bench.run(secs(70));
+        assert_eq!(state(&bench), PathRulesState::Connections);
+        assert_eq!((sources(&bench), connections(&bench)), (8, 8));
+    }
+}
+
+#[test]
+fn who_flushes_nftables_over_and_over_does_not_keep_the_sysctl_set() {
+    let mut bench = worker();
+    (bench.kernel.tracked, bench.kernel.rp_filter) = (true, 1);
+    bench.start();
+    bench.run(secs(30));
+    assert!(bench.kernel.links[&PORT].src_valid_mark);
+    // Once, and the check is not strict any more.
+    bench.marks_go(true);
+    bench.kernel.rp_filter = 2;
+    bench.run(secs(1));
+    assert!(!bench.kernel.links[&PORT].src_valid_mark);
+    bench.kernel.rp_filter = 1;
+    bench.kernel.changes += 1;
+    bench.run(secs(1));
+    assert!(bench.kernel.links[&PORT].src_valid_mark);
+    for _ in 0..200 {
+        bench.marks_go(true);
+        bench.run(ms(20));
+    }
+    assert_eq!(state(&bench), PathRulesState::Contest);
+    bench.stop();
+    assert!(!bench.kernel.has_ours());
+    assert!(bench.kernel.links.values().all(|link| !link.src_valid_mark));
+}
+
+#[test]
+fn addresses_that_change_often_are_no_contest() {
+    let mut bench = steered_worker();
+    let own = addresses(MGMT, Family::Ipv4)[0].clone();
+    let prefix = Prefix { address: IpAddr::from([10, 0, own_net(MGMT), 20]), length: 24 };
+    let another = Address { prefix, ..own };
+    for _ in 0..20 {
+        bench.kernel.add_address(another.clone());
+        bench.until(ms(10), |bench| sources(bench) == 10).expect("it has rules");
+        bench.run(ms(300));
+        bench.kernel.remove_address(&another);
+        bench.until(ms(10), |bench| sources(bench) == 8).expect("they are gone");
+        bench.run(ms(300));
+        assert_eq!(state(&bench), PathRulesState::Sources);
+    }
+}
+
+/// Somebody wants what the host sends by the port to have management's address: it does not go by
+/// management for that.
+#[test]
+fn an_address_that_the_default_route_of_another_uplink_prefers_does_not_lead() {
+    let mut bench = worker();
+    let mut route = default_route(PORT, Family::Ipv4);
+    route.attributes.source = Some(own_address(MGMT));
+    bench.kernel.replace_route(route).expect("it is laid");
+    bench.start();
+    bench.run(secs(20));
+    bench.assert_way(PORT);
+    assert_eq!(way(&bench, Some(own_address(MGMT)), 0), Some(PORT));
+    assert_eq!(way(&bench, Some(own_address(PORT)), 0), Some(PORT));
+    assert_eq!(state(&bench), PathRulesState::Sources);
 }
 
 #[test]
