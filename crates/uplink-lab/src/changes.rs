@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,12 +15,13 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::CpuSet;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use socket2::{SockFilter, SockRef};
 use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
 
-use crate::clock::now;
+use crate::clock::{ANY_PROCESSOR, now, processors, stay_on};
 use crate::error::{Doing, Error, Result};
 use crate::host::Host;
 use crate::kernel::{Names, Route, loopback_message, messages, read_route};
@@ -133,7 +134,7 @@ pub struct Changes {
     heard: Arc<Heard>,
     /// Number of the last question of [`Changes::caught_up`].
     asked: AtomicU32,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// What the listener shares with those who ask.
@@ -142,6 +143,8 @@ struct Heard {
     socket: Socket,
     /// The socket's netlink port.
     port: u32,
+    /// Interfaces that were named. Who holds it reads: in the kernel's order, each message once.
+    names: Mutex<Names>,
     seen: Record<Change>,
     /// Numbers of our own questions that were answered.
     answered: Record<u32>,
@@ -155,29 +158,36 @@ impl Changes {
     /// # Errors
     /// If the socket cannot be opened.
     pub fn start(host: &Host) -> Result<Self> {
-        Self::listen(host, &[])
+        Self::listen(host, &[], vec![ANY_PROCESSOR])
     }
 
     /// As [`start`](Self::start), but deaf to all routes that are no default routes: the kernel leaves
-    /// them out, so that ten thousand changes a second cost nearly nothing.
+    /// them out, so that ten thousand changes a second cost nearly nothing. And it listens on each
+    /// processor: who walks a large table in the kernel keeps a processor for 60 ms, and who waits to run
+    /// there is moved to another only at one of its ticks.
     ///
     /// # Errors
     /// If the socket cannot be opened.
     pub fn start_without_crowd(host: &Host) -> Result<Self> {
-        Self::listen(host, &WITHOUT_CROWD)
+        Self::listen(host, &WITHOUT_CROWD, processors())
     }
 
-    fn listen(host: &Host, filter: &'static [SockFilter]) -> Result<Self> {
+    fn listen(host: &Host, filter: &'static [SockFilter], processors: Vec<Option<CpuSet>>) -> Result<Self> {
         let (socket, port) = host.run(|| open(filter)).doing("open a netlink socket")?;
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).doing("make an eventfd")?;
-        let (seen, answered) = (Record::new(), Record::new());
-        let heard = Arc::new(Heard { socket, port, seen, answered, overruns: AtomicU64::new(0), stop });
-        let shared = heard.clone();
-        let thread = host.thread("changes", move || {
-            sys::hurry();
-            listen(&shared);
-        })?;
-        Ok(Self { heard, asked: AtomicU32::new(0), thread: Some(thread) })
+        let (seen, answered, names) = (Record::new(), Record::new(), Mutex::default());
+        let heard =
+            Arc::new(Heard { socket, port, names, seen, answered, overruns: AtomicU64::new(0), stop });
+        let mut changes = Self { heard, asked: AtomicU32::new(0), threads: Vec::new() };
+        for processor in processors {
+            let heard = changes.heard.clone();
+            changes.threads.push(host.thread("changes", move || {
+                sys::hurry();
+                stay_on(processor);
+                listen(&heard);
+            })?);
+        }
+        Ok(changes)
     }
 
     /// Waits until all that the kernel has announced is read, and gives the moment: what happened before
@@ -259,7 +269,7 @@ impl Drop for Changes {
     fn drop(&mut self) {
         // An eventfd takes 2^64 writes, and the listener does not panic.
         let _ = self.heard.stop.write(1);
-        let _ = self.thread.take().map(JoinHandle::join);
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
     }
 }
 
@@ -288,6 +298,7 @@ fn open(filter: &[SockFilter]) -> std::io::Result<(Socket, u32)> {
         SockRef::from(&socket).attach_filter(filter)?;
     }
     let address = socket.bind_auto()?;
+    socket.set_non_blocking(true)?;
     sys::enlarge(&SockRef::from(&socket));
     for group in GROUPS {
         socket.add_membership(group)?;
@@ -296,7 +307,6 @@ fn open(filter: &[SockFilter]) -> std::io::Result<(Socket, u32)> {
 }
 
 fn listen(heard: &Heard) {
-    let mut names = Names::default();
     loop {
         let (socket, stop) = (heard.socket.as_fd(), heard.stop.as_fd());
         let mut polled = [PollFd::new(socket, PollFlags::POLLIN), PollFd::new(stop, PollFlags::POLLIN)];
@@ -305,21 +315,27 @@ fn listen(heard: &Heard) {
         if polled[1].any().unwrap_or(true) {
             return;
         }
-        match heard.socket.recv_from_full() {
-            Ok((datagram, _)) => {
-                for message in messages(&datagram) {
-                    heard.take_in(message, &mut names);
-                }
-            }
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                heard.overruns.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(_) => {}
-        }
+        heard.read();
     }
 }
 
 impl Heard {
+    /// Takes in the next datagram; nothing if somebody else took it.
+    fn read(&self) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.socket.recv_from_full() {
+            Ok((datagram, _)) => {
+                for message in messages(&datagram) {
+                    self.take_in(message, &mut names);
+                }
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                self.overruns.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(_) => {}
+        }
+    }
+
     fn take_in(
         &self,
         message: std::result::Result<NetlinkMessage<RouteNetlinkMessage>, String>,

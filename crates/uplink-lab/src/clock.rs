@@ -120,8 +120,7 @@ impl Lag {
     fn sample(&mut self, on: Option<CpuSet>, mut what: impl FnMut() + Send + 'static) {
         let stopped = Arc::clone(&self.stop);
         self.threads.push(std::thread::spawn(move || {
-            // Where that is refused it sleeps on any of them.
-            let _ = on.map(|processor| sched_setaffinity(THIS_THREAD, &processor));
+            stay_on(on);
             let mut samples = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 let due = now() + Duration::from_millis(5);
@@ -154,10 +153,15 @@ impl Drop for Lag {
 /// The calling thread, to `sched_setaffinity(2)`.
 const THIS_THREAD: Pid = Pid::from_raw(0);
 /// No processor in particular.
-const ANY_PROCESSOR: Option<CpuSet> = None;
+pub(crate) const ANY_PROCESSOR: Option<CpuSet> = None;
+
+/// Has the calling thread run on this processor from now on; on any where that is refused.
+pub(crate) fn stay_on(processor: Option<CpuSet>) {
+    let _ = processor.map(|processor| sched_setaffinity(THIS_THREAD, &processor));
+}
 
 /// The processors that we may run on, one by one; where the kernel does not say, any.
-fn processors() -> Vec<Option<CpuSet>> {
+pub(crate) fn processors() -> Vec<Option<CpuSet>> {
     let Ok(all) = sched_getaffinity(THIS_THREAD) else { return vec![ANY_PROCESSOR] };
     let alone = |number| {
         let mut set = CpuSet::new();

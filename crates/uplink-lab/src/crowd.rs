@@ -88,6 +88,7 @@ pub struct Churn {
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
+    pause: AtomicBool,
     changes: AtomicU64,
     cpu_nanos: AtomicU64,
 }
@@ -117,6 +118,11 @@ impl Churn {
         Ok(Self { shared, thread: Some(thread) })
     }
 
+    /// Lets it rest, or go on: within two milliseconds.
+    pub fn pause(&self, pause: bool) {
+        self.shared.pause.store(pause, Ordering::Relaxed);
+    }
+
     /// What it did so far.
     #[must_use]
     pub fn so_far(&self) -> Churned {
@@ -140,6 +146,11 @@ impl Shared {
     fn churn(&self, mut crowd: Crowd, per_portion: u32) -> io::Result<()> {
         let (mut due, mut next) = (now(), 0);
         while !self.stop.load(Ordering::Relaxed) {
+            if self.pause.load(Ordering::Relaxed) {
+                due = now() + PORTION;
+                sleep_until(due);
+                continue;
+            }
             let numbers = (next..next + per_portion).map(|number| {
                 let added = (number / RESTLESS_COUNT).is_multiple_of(2);
                 (added, RESTLESS + number % RESTLESS_COUNT, 32)

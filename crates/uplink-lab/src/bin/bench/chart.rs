@@ -99,7 +99,7 @@ fn bars(body: &mut String, mut y: u32, known: &[(&Contender, f64)], unit: Unit) 
         };
         let class = match (contender, value.is_infinite()) {
             (_, true) => "never",
-            (Contender::Uplinkd(_), false) => "ours",
+            (Contender::Uplinkd(..), false) => "ours",
             (_, false) => "other",
         };
         let star = if contender.needs_gateway() { " *" } else { "" };
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn each_who_was_measured_has_a_bar() {
-        let contenders = [Contender::Uplinkd("uplinkd".into()), Contender::Fping, Contender::Frr(300)];
+        let contenders = [Contender::Uplinkd("uplinkd".into(), ""), Contender::Fping, Contender::Frr(300)];
         let mut readings = Readings::default();
         readings.add("uplinkd", &SCENES[0], vec![Sample(Measure::Outage, 900.0)]);
         readings.add("FRR BGP+BFD", &SCENES[0], vec![Sample(Measure::Outage, NEVER)]);

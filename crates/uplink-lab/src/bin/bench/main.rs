@@ -34,7 +34,7 @@ use crate::scenes::{SCENES, Scene};
 struct Cli {
     /// The daemon to measure
     daemon: PathBuf,
-    /// Everything, not only the quick selection: all contenders, all scenes, more runs
+    /// Everything, not only the quick selection: all contenders, all scenes
     #[arg(long)]
     all: bool,
     /// The seed script's own text, for which it is measured too
@@ -107,7 +107,7 @@ fn present(cli: &Cli) -> (Vec<Contender>, Vec<String>) {
     for contender in Contender::all(cli.daemon.clone(), cli.seed_script.clone()) {
         let name = contender.name();
         let wanted = match &cli.contender {
-            _ if matches!(contender, Contender::Uplinkd(_)) => true,
+            _ if matches!(contender, Contender::Uplinkd(..)) => true,
             Some(part) => name.contains(part),
             None => cli.all || contender.is_quick(),
         };
@@ -134,7 +134,13 @@ fn play(contender: &Contender, scene: &Scene, runs: usize, readings: &mut Readin
     for run in 1..=runs {
         println!("{}: {} ({run} of {runs})", contender.name(), scene.title);
         match scene.play(contender) {
-            Ok(samples) => readings.add(contender.name(), scene, samples),
+            Ok(samples) => {
+                let says_all = scene.says_all(&samples);
+                readings.add(contender.name(), scene, samples);
+                if says_all {
+                    break;
+                }
+            }
             Err(error) => {
                 let remark = format!("{}, {}: not measured: {error}", contender.name(), scene.title);
                 println!("{remark}");

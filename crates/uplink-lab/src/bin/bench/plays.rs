@@ -5,7 +5,7 @@ use std::time::Duration;
 use uplink_core::time::Instant;
 use uplink_lab::{Churn, Churned, Fault, Result, now, pass};
 
-use crate::readings::{Measure, NEVER, Sample};
+use crate::readings::{Measure, NEVER, Sample, median};
 use crate::stage::{MGMT, PORT, Stage};
 
 /// A contender that has not left the port by then never will.
@@ -25,25 +25,107 @@ const LOSSY: Duration = Duration::from_secs(15);
 const SEED: u64 = 7;
 /// How long a renewal is watched: several rounds of all contenders.
 const RENEWED: Duration = Duration::from_secs(8);
+/// How long nothing happens before a fault, after another is over: routes that were read back were so long
+/// ago. A tick of ours is not always as far away.
+const REST: Duration = Duration::from_millis(500);
+const TICK: Duration = Duration::from_millis(250);
+/// No more turns are begun then.
+const LONG_ENOUGH: Duration = Duration::from_secs(60);
 /// How long steady state is watched.
 const STEADY: Duration = Duration::from_secs(15);
 
 /// The gateway is silent, and nothing else is wrong.
 pub(crate) fn silent(stage: Stage) -> Result<Vec<Sample>> {
-    let fault = stage.cable().fault(&[Fault::Silent]);
-    switch(&stage, fault)
+    Trouble::Silence.strike(&stage)
 }
 
 /// The cable is pulled.
 pub(crate) fn carrier(stage: Stage) -> Result<Vec<Sample>> {
-    let fault = stage.cut()?;
-    let mut samples = switch(&stage, fault)?;
-    if let Some(announced) = stage.carrier_lost(fault) {
-        let reaction = samples.iter().find(|sample| sample.0 == Measure::Switch);
-        let reaction = reaction.map(|sample| sample.1 - millis(announced.since(fault)));
-        samples.extend(reaction.map(|millis| Sample(Measure::Reaction, millis.max(0.0))));
+    Trouble::Carrier.strike(&stage)
+}
+
+/// A fault that comes and goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Trouble {
+    /// The gateway is silent, and nothing else is wrong.
+    Silence,
+    /// The cable is pulled.
+    Carrier,
+}
+
+impl Trouble {
+    /// It comes.
+    pub(crate) fn strike(self, stage: &Stage) -> Result<Vec<Sample>> {
+        let fault = match self {
+            Self::Silence => stage.cable().fault(&[Fault::Silent]),
+            Self::Carrier => stage.cut()?,
+        };
+        let mut samples = switch(stage, fault)?;
+        if let Some(announced) = stage.carrier_lost(fault) {
+            let reaction = samples.iter().find(|sample| sample.0 == Measure::Switch);
+            let reaction = reaction.map(|sample| sample.1 - millis(announced.since(fault)));
+            samples.extend(reaction.map(|millis| Sample(Measure::Reaction, millis.max(0.0))));
+        }
+        Ok(samples)
     }
-    Ok(samples)
+
+    /// It goes; waits until the port is in use again, if it was left.
+    fn end(self, stage: &Stage, left: bool) -> Result<()> {
+        let healed = match self {
+            Self::Silence => stage.cable().heal(),
+            Self::Carrier => stage.mend()?,
+        };
+        if left {
+            stage.moves_to(PORT, healed, RETURN_BOUND)?;
+        }
+        Ok(())
+    }
+
+    /// It comes and goes, after a rest.
+    fn pass_by(self, stage: &Stage, rest: Duration) -> Result<Vec<Sample>> {
+        pass(rest);
+        let samples = self.strike(stage)?;
+        self.end(stage, samples.iter().any(|sample| sample.0 == Measure::Switch && sample.1 < NEVER))?;
+        Ok(samples)
+    }
+}
+
+/// The same fault by turns in the crowd and on an empty host, so many times each, unless that takes too
+/// long. While it is the empty host's turn nobody changes routes.
+pub(crate) fn by_turns(crowded: &Stage, empty: &Stage, trouble: Trouble, turns: u32) -> Result<Vec<Sample>> {
+    let begun = now();
+    let (mut among, mut alone) = (Vec::new(), Vec::new());
+    for turn in 0..turns {
+        // The fault falls on every part of the time between two questions.
+        let rest = REST + TICK * turn / turns;
+        crowded.calm(false);
+        among.extend(trouble.pass_by(crowded, rest)?);
+        crowded.calm(true);
+        alone.extend(trouble.pass_by(empty, rest)?);
+        if now().since(begun) > LONG_ENOUGH {
+            break;
+        }
+    }
+    Ok(compared(among, &alone))
+}
+
+/// What was measured in the crowd, and beside it the same of an empty host.
+fn compared(mut among: Vec<Sample>, alone: &[Sample]) -> Vec<Sample> {
+    let switch = |samples: &[Sample]| {
+        median(samples.iter().filter(|sample| sample.0 == Measure::Switch).map(|sample| sample.1))
+    };
+    let times = switch(&among) / switch(alone);
+    let names = [
+        (Measure::Switch, Measure::SwitchAlone),
+        (Measure::Reaction, Measure::ReactionAlone),
+        (Measure::Overruns, Measure::Overruns),
+    ];
+    for (measure, name) in names {
+        let same = alone.iter().filter(|sample| sample.0 == measure);
+        among.extend(same.map(|sample| Sample(name, sample.1)));
+    }
+    among.extend(times.is_finite().then_some(Sample(Measure::TimesAlone, times)));
+    among
 }
 
 /// Somebody sets the interface down: the kernel itself removes its routes.

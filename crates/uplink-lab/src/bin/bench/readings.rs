@@ -5,6 +5,9 @@ use crate::scenes::Scene;
 /// The time of something that did not happen as long as it was waited for.
 pub(crate) const NEVER: f64 = f64::INFINITY;
 
+/// Samples of which one in twenty may be left out.
+const ENOUGH: usize = 20;
+
 /// What a figure tells. Smaller is better for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Measure {
@@ -12,6 +15,13 @@ pub(crate) enum Measure {
     Switch,
     /// From the kernel's announcement of a lost carrier to that of the switch.
     Reaction,
+    /// [`Switch`](Self::Switch) and [`Reaction`](Self::Reaction) on an empty host, by turns with those in
+    /// the crowd. How the host is, not how the contender is: no figure to compare contenders by.
+    SwitchAlone,
+    /// See [`SwitchAlone`](Self::SwitchAlone).
+    ReactionAlone,
+    /// How many times as long the switch takes as on an empty host, in the medians.
+    TimesAlone,
     /// The longest time without a packet that arrived.
     Outage,
     /// Packets that did not arrive, of a thousand a second.
@@ -43,9 +53,12 @@ pub(crate) enum Measure {
 
 impl Measure {
     /// What is shown of each contender, in this order.
-    pub(crate) const SHOWN: [Self; 13] = [
+    pub(crate) const SHOWN: [Self; 16] = [
         Self::Switch,
         Self::Reaction,
+        Self::SwitchAlone,
+        Self::ReactionAlone,
+        Self::TimesAlone,
         Self::Restored,
         Self::Return,
         Self::Outage,
@@ -64,6 +77,9 @@ impl Measure {
         match self {
             Self::Switch => "time to switch, ms",
             Self::Reaction => "of it after the kernel's news, ms",
+            Self::SwitchAlone => "on an empty host, ms",
+            Self::ReactionAlone => "of that after the news, ms",
+            Self::TimesAlone => "times an empty host's",
             Self::Outage => "longest outage, ms",
             Self::Lost => "packets lost",
             Self::Needless => "needless changes",
@@ -81,7 +97,14 @@ impl Measure {
 
     /// Whether less of it is plainly better, so that a ratio tells something.
     pub(crate) const fn is_judged(self) -> bool {
-        !matches!(self, Self::Return | Self::Churn | Self::Overruns)
+        match self {
+            Self::SwitchAlone | Self::ReactionAlone | Self::TimesAlone => false,
+            Self::Return | Self::Churn | Self::Overruns => false,
+            Self::Switch | Self::Reaction | Self::Restored | Self::Outage | Self::Lost | Self::Needless => {
+                true
+            }
+            Self::Cpu | Self::Resident | Self::Proportional | Self::Started | Self::Caused => true,
+        }
     }
 }
 
@@ -96,8 +119,17 @@ pub(crate) struct Figure {
     pub(crate) median: f64,
     /// The least.
     pub(crate) min: f64,
+    /// What 95 of a hundred do not exceed, if there are enough samples for that to be another than the most.
+    pub(crate) p95: Option<f64>,
     /// The most.
     pub(crate) max: f64,
+}
+
+/// The median of samples in any order; not a number if there are none.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Everything measured, in the order in which it was.
@@ -124,7 +156,9 @@ impl Readings {
     pub(crate) fn figure(&self, contender: &str, scene: &Scene, measure: Measure) -> Option<Figure> {
         let values = self.samples(contender, scene, measure);
         let median = *values.get(values.len() / 2)?;
-        Some(Figure { median, min: *values.first()?, max: *values.last()? })
+        let p95 =
+            (values.len() >= ENOUGH).then(|| values.get((values.len() * 95).div_ceil(100) - 1).copied());
+        Some(Figure { median, min: *values.first()?, p95: p95.flatten(), max: *values.last()? })
     }
 
     /// How often the lab was too slow in a run of any scene.

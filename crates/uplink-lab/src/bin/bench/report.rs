@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn json_has_every_sample_and_null_for_what_never_happened() {
-        let contenders = [Contender::Uplinkd("uplinkd".into()), Contender::KeepalivedBfd];
+        let contenders = [Contender::Uplinkd("uplinkd".into(), ""), Contender::KeepalivedBfd];
         let mut readings = Readings::default();
         for switch in [NEVER, 900.5] {
             readings.add("uplinkd", &SCENES[0], vec![Sample(Measure::Switch, switch)]);

@@ -129,6 +129,16 @@ impl Stage {
         self.cable().carrier(End::Worker, false)
     }
 
+    /// Lets those who change routes rest, or go on.
+    pub(crate) fn calm(&self, calm: bool) {
+        self.churn.iter().for_each(|churn| churn.pause(calm));
+    }
+
+    /// Gives the port's carrier back.
+    pub(crate) fn mend(&self) -> Result<Instant> {
+        self.cable().carrier(End::Worker, true)
+    }
+
     /// When the way to the internet first went by this interface after a moment: as the kernel
     /// announced the change, or if that was not of a route, when a lookup first said so. None if it
     /// did not.

@@ -94,7 +94,8 @@ fn table(contenders: &[Contender], scene: &Scene, readings: &Readings) -> String
 fn cell(figure: Figure, base: Option<Figure>) -> String {
     let mut text = number(figure.median);
     if figure.min < figure.max {
-        let _ = write!(text, " ({}–{})", number(figure.min), number(figure.max));
+        let p95 = figure.p95.map_or_else(String::new, |p95| format!(", p95 {}", number(p95)));
+        let _ = write!(text, " ({}–{}{p95})", number(figure.min), number(figure.max));
     }
     let ratio = base.and_then(|base| ratio(figure.median, base.median));
     ratio.map_or(text.clone(), |ratio| format!("{text} {ratio}"))
@@ -124,7 +125,7 @@ mod tests {
     use crate::scenes::SCENES;
 
     fn contenders() -> Vec<Contender> {
-        vec![Contender::Uplinkd("uplinkd".into()), Contender::Keepalived, Contender::Frr(300)]
+        vec![Contender::Uplinkd("uplinkd".into(), ""), Contender::Keepalived, Contender::Frr(300)]
     }
 
     /// Readings of the first scene: switch and packets lost of all three.
@@ -139,16 +140,21 @@ mod tests {
 
     #[test]
     fn a_cell_has_the_median_the_span_and_the_ratio() {
-        let base = Figure { median: 2.0, min: 2.0, max: 2.0 };
-        let figure = Figure { median: 12.8, min: 11.0, max: 120.4 };
+        let base = Figure { median: 2.0, min: 2.0, p95: None, max: 2.0 };
+        let figure = Figure { median: 12.8, min: 11.0, p95: None, max: 120.4 };
         assert_eq!(cell(figure, Some(base)), "12.8 (11.0–120) 6.40x");
         assert_eq!(cell(base, None), "2.00");
+        let many = Figure { p95: Some(80.0), ..figure };
+        assert_eq!(cell(many, None), "12.8 (11.0–120, p95 80.0)");
     }
 
     #[test]
     fn what_never_happened_has_no_ratio() {
-        let sometimes = Figure { median: NEVER, min: 3.0, max: NEVER };
-        assert_eq!(cell(sometimes, Some(Figure { median: 1.0, min: 1.0, max: 1.0 })), "never (3.00–never)");
+        let sometimes = Figure { median: NEVER, min: 3.0, p95: None, max: NEVER };
+        assert_eq!(
+            cell(sometimes, Some(Figure { median: 1.0, min: 1.0, p95: None, max: 1.0 })),
+            "never (3.00–never)"
+        );
         assert_eq!(ratio(1.0, 0.0), None);
         assert_eq!([0.0, 0.25, 1500.0].map(number), ["0", "0.250", "1500"]);
     }

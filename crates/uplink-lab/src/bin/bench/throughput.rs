@@ -20,6 +20,8 @@ use nix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Socket, Type};
 use uplink_lab::{Daemon, Error, Host, Result, now, pass};
 
+use crate::readings::median;
+
 /// So often each of the two is measured, and for how long.
 const ROUNDS: usize = 20;
 const SPAN: Duration = Duration::from_millis(500);
@@ -219,12 +221,6 @@ fn told(kind: Kind, pairs: &[(Run, Run)]) -> String {
     let pace = line("pace", "a second, each a ", |run| run.pace);
     let cost = line("cost", "ns of CPU a ", |run| run.cost);
     format!("{title}, {} pairs\n{pace}\n{cost}", pairs.len())
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ const UPLINKD_CONFIG: &str = "/run/bench-uplinkd.toml";
 /// A program that keeps the default route.
 #[derive(Debug, Clone)]
 pub(crate) enum Contender {
-    /// Ours, as it is released, without configuration.
-    Uplinkd(PathBuf),
+    /// Ours, as it is released, and what its configuration says.
+    Uplinkd(PathBuf, &'static str),
     /// The script that it replaces.
     Seed(Option<PathBuf>),
     /// keepalived with a ping.
@@ -34,7 +34,7 @@ impl Contender {
     /// All of them, ours first.
     pub(crate) fn all(daemon: PathBuf, seed_script: Option<PathBuf>) -> Vec<Self> {
         vec![
-            Self::Uplinkd(daemon),
+            Self::Uplinkd(daemon, ""),
             Self::Seed(seed_script),
             Self::Keepalived,
             Self::Fping,
@@ -45,10 +45,16 @@ impl Contender {
         ]
     }
 
+    /// Ours, coming back as soon as it may, so that a fault can follow on another; none for others.
+    pub(crate) fn in_haste(&self) -> Option<Self> {
+        let Self::Uplinkd(binary, _) = self else { return None };
+        Some(Self::Uplinkd(binary.clone(), "return_after = \"0s\"\n"))
+    }
+
     /// A few words for its line.
     pub(crate) const fn name(&self) -> &'static str {
         match self {
-            Self::Uplinkd(_) => "uplinkd",
+            Self::Uplinkd(..) => "uplinkd",
             Self::Seed(_) => "seed script",
             Self::Keepalived => "keepalived",
             Self::Fping => "fping loop",
@@ -62,7 +68,7 @@ impl Contender {
     /// How it is set up.
     pub(crate) const fn about(&self) -> &'static str {
         match self {
-            Self::Uplinkd(_) => {
+            Self::Uplinkd(..) => {
                 "release build, empty configuration (patience 1 s, return after 30 s): asks both gateways \
                  in both families, 10 questions a second"
             }
@@ -92,7 +98,7 @@ impl Contender {
     /// Whether the gateway must run something for it. Where it does not, ours has to be better.
     pub(crate) const fn needs_gateway(&self) -> bool {
         match self {
-            Self::Uplinkd(_) | Self::Seed(_) | Self::Keepalived | Self::Fping | Self::FpingEqual => false,
+            Self::Uplinkd(..) | Self::Seed(_) | Self::Keepalived | Self::Fping | Self::FpingEqual => false,
             Self::KeepalivedBfd | Self::Frr(_) => true,
         }
     }
@@ -100,7 +106,7 @@ impl Contender {
     /// Whether the quick selection has it.
     pub(crate) const fn is_quick(&self) -> bool {
         match self {
-            Self::Uplinkd(_) | Self::Seed(_) | Self::Keepalived | Self::Fping => true,
+            Self::Uplinkd(..) | Self::Seed(_) | Self::Keepalived | Self::Fping => true,
             Self::FpingEqual | Self::KeepalivedBfd | Self::Frr(_) => false,
         }
     }
@@ -108,7 +114,7 @@ impl Contender {
     /// Why it cannot be measured here; none if it can.
     pub(crate) fn missing(&self) -> Option<String> {
         match self {
-            Self::Uplinkd(_) => None,
+            Self::Uplinkd(..) => None,
             Self::Seed(None) => Some("its text is not part of this project: name it by --seed-script".into()),
             Self::Seed(Some(script)) if !script.is_file() => Some(format!("{} is no file", script.display())),
             Self::Seed(Some(_)) => needs("ping", "iputils-ping").or_else(|| needs("logger", "bsdutils")),
@@ -122,8 +128,8 @@ impl Contender {
     /// Writes its files on the worker, and gives its command line.
     pub(crate) fn set_up(&self, worker: &Host) -> Result<Vec<String>> {
         match self {
-            Self::Uplinkd(binary) => {
-                worker.write(UPLINKD_CONFIG, "")?;
+            Self::Uplinkd(binary, config) => {
+                worker.write(UPLINKD_CONFIG, config)?;
                 Ok(words(&[&binary.display().to_string(), "run", "--config", UPLINKD_CONFIG]))
             }
             Self::Seed(Some(script)) => Ok(words(&["bash", &script.display().to_string()])),
@@ -140,7 +146,7 @@ impl Contender {
     /// nothing.
     pub(crate) fn set_up_gateway(&self, gateway: &Host) -> Result<Option<Vec<String>>> {
         match self {
-            Self::Uplinkd(_) | Self::Seed(_) | Self::Keepalived | Self::Fping | Self::FpingEqual => Ok(None),
+            Self::Uplinkd(..) | Self::Seed(_) | Self::Keepalived | Self::Fping | Self::FpingEqual => Ok(None),
             Self::KeepalivedBfd => keepalived::at_gateway(gateway).map(Some),
             Self::Frr(interval) => frr::at_gateway(gateway, *interval).map(Some),
         }
