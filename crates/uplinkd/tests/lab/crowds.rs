@@ -36,8 +36,8 @@ fn pods() -> Outcome {
     for moment in moved {
         assert!(moment < fault + PATIENCE + PROMPT, "{:?} after the fault", moment.since(fault));
     }
-    // One pin left in each family, and its path rules at most.
-    assert!(scene.writes(since)?.len() <= 2, "{:?}", scene.writes(since)?);
+    // One pin left in each family.
+    assert_eq!(scene.pin_writes(since)?.len(), 2, "{:?}", scene.pin_writes(since)?);
     scene.site.port.cable.heal();
     scene.finish_changed()?;
     Ok(())

@@ -232,8 +232,7 @@ impl Bench {
         self.woke = self.now;
         self.relevance.set_policy(&policy);
         let part = self.part();
-        self.arrive(Input::Policy(Box::new(policy)));
-        self.arrive(part);
+        self.arrive_together(vec![Input::Policy(Box::new(policy)), part]);
     }
 
     /// From now on the loop does not run; the sockets fill.
@@ -373,10 +372,14 @@ impl Bench {
 
     /// Gives the core an input, at once or when the loop goes on.
     pub(crate) fn arrive(&mut self, input: Input) {
+        self.arrive_together(vec![input]);
+    }
+
+    fn arrive_together(&mut self, inputs: Vec<Input>) {
         match (self.core.is_some(), self.frozen) {
             (false, _) => {}
-            (true, true) => self.inbox.push(input),
-            (true, false) => self.feed(vec![input]),
+            (true, true) => self.inbox.extend(inputs),
+            (true, false) => self.feed(inputs),
         }
     }
 
