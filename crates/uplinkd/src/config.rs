@@ -28,6 +28,21 @@ use self::mistake::Mistake;
 /// Where the configuration is read from when no file is named.
 pub(crate) const DEFAULT_PATH: &str = "/etc/uplinkd/uplinkd.toml";
 
+/// The keys that hold for all uplinks, and the list of these.
+const KEYS: &[&str] = &[
+    "mode",
+    "patience",
+    "return_after",
+    "boot_wait",
+    "preempt",
+    "placement",
+    "within_tier",
+    "path_rules",
+    "path_marks",
+    "close_sockets",
+    "uplink",
+];
+
 /// The largest file that is read, in bytes. 64 uplinks with everything said fit in a tenth of it.
 const MAX_FILE: usize = 1024 * 1024;
 /// The most uplinks: an order of magnitude above any host seen.
@@ -53,7 +68,7 @@ const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 /// The file cannot be read, or is not a configuration; a file that was named must exist.
 pub(crate) fn load(path: Option<&Path>) -> Result<Policy, ConfigError> {
     let file = path.unwrap_or(Path::new(DEFAULT_PATH));
-    let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
+    let unreadable = |error| ConfigError::Unreadable { file: file.to_owned(), error };
     let mut bytes = Vec::new();
     match File::open(file) {
         Ok(open) => open.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?,
@@ -98,23 +113,7 @@ fn document(text: &str) -> Result<Policy, Mistake> {
             "correct the TOML here; its rules are at https://toml.io/en/v1.1.0",
         )
     })?;
-    let table = Table::new(
-        tree.get_ref(),
-        tree.span(),
-        &[
-            "mode",
-            "patience",
-            "return_after",
-            "boot_wait",
-            "preempt",
-            "placement",
-            "within_tier",
-            "path_rules",
-            "path_marks",
-            "close_sockets",
-            "uplink",
-        ],
-    )?;
+    let table = Table::new(tree.get_ref(), tree.span(), KEYS, |_| None)?;
     let default = Policy::default();
     let within_tier = table.read("within_tier", default.within_tier, |field| {
         field.choice(&[("first", WithinTier::First), ("multipath", WithinTier::Multipath)])
@@ -154,13 +153,15 @@ fn path_rules(table: &Table<'_>) -> Result<PathRules, Mistake> {
 
 /// Bits of a mark that stand together.
 fn marks(field: &Field<'_>) -> Result<u32, Mistake> {
-    let bits = field.integer(1, u32::MAX)?;
-    let row = bits >> bits.trailing_zeros();
+    let remedy = format!(
+        "write bits that nobody else on the host uses, without quotes, such as {:#x}",
+        PathRules::USUAL_BITS
+    );
+    let bits = field.integer(0, u32::MAX).map_err(|mistake| mistake.with_remedy(&remedy))?;
+    let row = bits.checked_shr(bits.trailing_zeros()).unwrap_or(0);
     if row.count_ones() < PathRules::MIN_BITS || row.count_ones() != row.trailing_ones() {
-        return Err(field.wrong(
-            format!("these are not {} or more bits in a row", PathRules::MIN_BITS),
-            format!("write bits that nobody else on the host uses, such as {:#x}", PathRules::USUAL_BITS),
-        ));
+        let message = format!("these are not {} or more bits in a row", PathRules::MIN_BITS);
+        return Err(field.wrong(message, remedy));
     }
     Ok(bits)
 }
@@ -168,9 +169,9 @@ fn marks(field: &Field<'_>) -> Result<u32, Mistake> {
 /// All `[[uplink]]` tables, which must differ in name and in what they match.
 fn uplinks(field: Field<'_>, within_tier: WithinTier) -> Result<Vec<UplinkPolicy>, Mistake> {
     let mut uplinks: Vec<UplinkPolicy> = Vec::new();
-    for item in field.list(MAX_UPLINKS, "[[uplink]]\nname = \"dpu\"")? {
-        let table =
-            item.table(&["name", "match", "tier", "weight", "gateway", "targets", "need", "interval"])?;
+    for item in field.list(MAX_UPLINKS, "write [[uplink]], with two brackets, before the keys of each")? {
+        let known = ["name", "match", "tier", "weight", "gateway", "targets", "need", "interval"];
+        let table = item.table(&known, elsewhere)?;
         let uplink = uplink(&table, within_tier)?;
         if let Some(twin) = uplinks.iter().find(|other| other.name == uplink.name) {
             return Err(table.must("name")?.wrong(
@@ -187,6 +188,17 @@ fn uplinks(field: Field<'_>, within_tier: WithinTier) -> Result<Vec<UplinkPolicy
         uplinks.push(uplink);
     }
     Ok(uplinks)
+}
+
+/// Where a key belongs that an `[[uplink]]` does not have.
+fn elsewhere(key: &str) -> Option<String> {
+    match key {
+        "interface" | "mac" | "pci" => Some(format!("write match = {{ {key} = … }}")),
+        key if KEYS.contains(&key) => {
+            Some(format!("`{key}` holds for all uplinks: write it before the first [[uplink]]"))
+        }
+        _ => None,
+    }
 }
 
 /// One `[[uplink]]`.
@@ -233,14 +245,20 @@ fn name(field: &Field<'_>) -> Result<String, Mistake> {
 
 /// How its interface is recognised: exactly one way.
 fn matching(field: &Field<'_>) -> Result<Match, Mistake> {
-    let table = field.table(&["interface", "mac", "pci"])?;
+    let table = field.table(&["interface", "mac", "pci"], |_| None)?;
     let one = table.only_one(
         "write one of interface = \"ens1f*\", mac = \"b8:3f:d2:00:00:01\" or pci = \"0000:03:00.0\"",
     )?;
-    let from_core = |error: String| one.wrong(error, "see `ip link` and `lspci -D`");
+    let wrong = |error: String, see| one.wrong(error, format!("write it as `{see}` shows it"));
     match one.key() {
-        "mac" => one.text("\"b8:3f:d2:00:00:01\"")?.parse().map(Match::Mac).map_err(from_core),
-        "pci" => one.text("\"0000:03:00.0\"")?.parse().map(Match::Pci).map_err(from_core),
+        "mac" => {
+            let mac = one.text("\"b8:3f:d2:00:00:01\"")?.parse();
+            mac.map(Match::Mac).map_err(|error| wrong(error, "ip link"))
+        }
+        "pci" => {
+            let pci = one.text("\"0000:03:00.0\"")?.parse();
+            pci.map(Match::Pci).map_err(|error| wrong(error, "lspci -D"))
+        }
         _ => pattern(&one).map(Match::Interface),
     }
 }
@@ -261,7 +279,7 @@ fn pattern(field: &Field<'_>) -> Result<String, Mistake> {
 /// The gateways, at most one per family.
 fn gateways(field: Field<'_>) -> Result<Vec<IpAddr>, Mistake> {
     let mut gateways: Vec<IpAddr> = Vec::new();
-    for item in field.list(Family::ALL.len(), "gateway = [\"10.0.120.1\"]")? {
+    for item in field.list(Family::ALL.len(), "write it as gateway = [\"10.0.120.1\"]")? {
         let address = item.text("\"10.0.120.1\"")?.parse().map_err(|_| {
             item.wrong("this is not an IP address", "write an address such as \"10.0.120.1\" or \"fe80::1\"")
         })?;
@@ -281,7 +299,7 @@ fn gateways(field: Field<'_>) -> Result<Vec<IpAddr>, Mistake> {
 /// The targets behind the gateway.
 fn targets(field: Field<'_>) -> Result<Vec<Target>, Mistake> {
     let mut targets = Vec::new();
-    for item in field.list(MAX_TARGETS as usize, "targets = [{ icmp = \"10.0.0.53\" }]")? {
+    for item in field.list(MAX_TARGETS as usize, "write it as targets = [{ icmp = \"10.0.0.53\" }]")? {
         let target = target(&item)?;
         if targets.contains(&target) {
             return Err(item.wrong(format!("{target} is asked already"), "remove one of the two"));
@@ -293,7 +311,7 @@ fn targets(field: Field<'_>) -> Result<Vec<Target>, Mistake> {
 
 /// One target: exactly one kind of question.
 fn target(field: &Field<'_>) -> Result<Target, Mistake> {
-    let table = field.table(&["icmp", "tcp"])?;
+    let table = field.table(&["icmp", "tcp"], |_| None)?;
     let one = table.only_one("write one of { icmp = \"10.0.0.53\" } or { tcp = \"10.0.0.10:6443\" }")?;
     let target = match one.key() {
         "icmp" => Target::Icmp(one.text("\"10.0.0.53\"")?.parse().map_err(|_| {
@@ -346,10 +364,13 @@ fn host_address(field: &Field<'_>, address: IpAddr) -> Result<(), Mistake> {
 
 /// How many of the targets must answer; never more than a family has, it would be down for ever.
 fn need(field: &Field<'_>, targets: &[Target]) -> Result<Need, Mistake> {
+    let remedy =
+        || format!("write \"any\", \"all\", or a whole number from 1 to {MAX_TARGETS} without quotes");
     if field.is_text() {
-        return field.choice(&[("any", Need::Any), ("all", Need::All)]);
+        let word = field.choice(&[("any", Need::Any), ("all", Need::All)]);
+        return word.map_err(|mistake| mistake.with_remedy(remedy()));
     }
-    let wanted = field.integer(1, MAX_TARGETS)?;
+    let wanted = field.integer(1, MAX_TARGETS).map_err(|mistake| mistake.with_remedy(remedy()))?;
     let mut counts: BTreeMap<Family, u32> = BTreeMap::new();
     for target in targets {
         *counts.entry(Family::of(target.address())).or_default() += 1;

@@ -15,8 +15,13 @@ pub(super) struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// A table that may have these keys.
-    pub(super) fn new(entries: &'a DeTable<'a>, span: Range<usize>, known: &[&str]) -> Result<Self, Mistake> {
+    /// A table that may have these keys. `hint` knows where some others belong.
+    pub(super) fn new(
+        entries: &'a DeTable<'a>,
+        span: Range<usize>,
+        known: &[&str],
+        hint: impl FnOnce(&str) -> Option<String>,
+    ) -> Result<Self, Mistake> {
         let unknown = entries
             .keys()
             .filter(|key| !known.contains(&key.get_ref().as_ref()))
@@ -25,7 +30,7 @@ impl<'a> Table<'a> {
             Some(key) => Err(Mistake::new(
                 key.span(),
                 format!("unknown key `{}`", key.get_ref().escape_debug()),
-                format!("the keys here are {}", listed(known)),
+                hint(key.get_ref()).unwrap_or_else(|| format!("the keys here are {}", listed(known))),
             )),
             None => Ok(Self { entries, span }),
         }
@@ -70,11 +75,13 @@ impl<'a> Table<'a> {
 pub(super) struct Field<'a> {
     key: &'a str,
     value: &'a Spanned<DeValue<'a>>,
+    /// It is an item of the list that is called so.
+    item: bool,
 }
 
 impl<'a> Field<'a> {
     fn new(key: &'a str, value: &'a Spanned<DeValue<'a>>) -> Self {
-        Self { key, value }
+        Self { key, value, item: false }
     }
 
     /// What it is called. An item of a list is called as the list.
@@ -130,7 +137,8 @@ impl<'a> Field<'a> {
 
     /// A whole number within these bounds.
     pub(super) fn integer(&self, min: u32, max: u32) -> Result<u32, Mistake> {
-        let remedy = format!("write a whole number from {min} to {max}");
+        let quoted = if self.is_text() { ", without quotes" } else { "" };
+        let remedy = format!("write a whole number from {min} to {max}{quoted}");
         let integer = self.value.get_ref().as_integer().ok_or_else(|| self.not("a whole number", &remedy))?;
         u32::from_str_radix(integer.as_str(), integer.radix())
             .ok()
@@ -142,13 +150,9 @@ impl<'a> Field<'a> {
     pub(super) fn list(
         &self,
         max: usize,
-        example: &str,
+        remedy: &str,
     ) -> Result<impl Iterator<Item = Field<'a>> + use<'a>, Mistake> {
-        let array = self
-            .value
-            .get_ref()
-            .as_array()
-            .ok_or_else(|| self.not("a list", &format!("write it as {}", example.replace('\n', ", "))))?;
+        let array = self.value.get_ref().as_array().ok_or_else(|| self.not("a list", remedy))?;
         let key = self.key;
         if let Some(extra) = array.get(max) {
             return Err(Mistake::new(
@@ -157,20 +161,31 @@ impl<'a> Field<'a> {
                 format!("keep {max} at most"),
             ));
         }
-        Ok(array.iter().map(move |value| Field::new(key, value)))
+        Ok(array.iter().map(move |value| Field { key, value, item: true }))
     }
 
-    /// The table that it must be, with no other keys than these.
-    pub(super) fn table(&self, known: &[&str]) -> Result<Table<'a>, Mistake> {
+    /// The table that it must be, with no other keys than these; `hint` as for [`Table::new`].
+    pub(super) fn table(
+        &self,
+        known: &[&str],
+        hint: impl FnOnce(&str) -> Option<String>,
+    ) -> Result<Table<'a>, Mistake> {
         let entries = self.value.get_ref().as_table().ok_or_else(|| {
-            self.not("a table", &format!("write {{ key = value }}; the keys here are {}", listed(known)))
+            // Text is most likely what the first key should say.
+            let first = known.first().zip(self.value.get_ref().as_str());
+            let example = first.map_or("{ key = value }".to_owned(), |(key, text)| {
+                format!("{{ {key} = \"{}\" }}", text.escape_debug())
+            });
+            self.not("a table", &format!("write {example}; the keys here are {}", listed(known)))
         })?;
-        Table::new(entries, self.value.span(), known)
+        Table::new(entries, self.value.span(), known, hint)
     }
 
     /// The mistake that it is something other than `wanted`.
     fn not(&self, wanted: &str, remedy: &str) -> Mistake {
-        self.wrong(format!("`{}` must be {wanted}, this is {}", self.key, kind(self.value.get_ref())), remedy)
+        let of = if self.item { "an entry of " } else { "" };
+        let found = kind(self.value.get_ref());
+        self.wrong(format!("{of}`{}` must be {wanted}, this is {found}", self.key), remedy)
     }
 }
 

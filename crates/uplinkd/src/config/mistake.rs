@@ -11,12 +11,12 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub(crate) enum ConfigError {
     /// The file cannot be opened or read.
-    #[error("failed to read {}: {source}\n  = help: check the path and who may read it", file.display())]
+    #[error("failed to read {}: {error}\n  = help: check the path and who may read it", file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
-        /// What the system said.
-        source: io::Error,
+        /// What the system said. Not called the source: the message says it where it belongs.
+        error: io::Error,
     },
     /// The file is larger than any configuration.
     #[error("{file} is larger than 1 MiB\n  = help: this is not a configuration of uplinkd; check the path")]
@@ -44,6 +44,11 @@ impl Mistake {
     /// A mistake in these bytes of the text.
     pub(super) fn new(span: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { span, message: message.into(), remedy: remedy.into() }
+    }
+
+    /// The same mistake with another remedy.
+    pub(super) fn with_remedy(self, remedy: impl Into<String>) -> Self {
+        Self { remedy: remedy.into(), ..self }
     }
 
     /// The mistake as people see it.
