@@ -129,7 +129,7 @@ pub(crate) struct Figure {
 pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    middle(&values).unwrap_or(f64::NAN)
 }
 
 /// Everything measured, in the order in which it was.
@@ -155,7 +155,7 @@ impl Readings {
     /// All runs of a scene in one figure; none if it was not measured.
     pub(crate) fn figure(&self, contender: &str, scene: &Scene, measure: Measure) -> Option<Figure> {
         let values = self.samples(contender, scene, measure);
-        let median = *values.get(values.len() / 2)?;
+        let median = middle(&values)?;
         let p95 =
             (values.len() >= ENOUGH).then(|| values.get((values.len() * 95).div_ceil(100) - 1).copied());
         Some(Figure { median, min: *values.first()?, p95: p95.flatten(), max: *values.last()? })
@@ -167,5 +167,25 @@ impl Readings {
         all.filter(|sample| sample.0 == Measure::Overruns)
             .map(|sample| sample.1)
             .fold(0.0, |sum, times| sum + times)
+    }
+}
+
+/// The middle of sorted values; of two in the middle, their mean.
+fn middle(sorted: &[f64]) -> Option<f64> {
+    let upper = *sorted.get(sorted.len() / 2)?;
+    let lower = *sorted.get(sorted.len().checked_sub(1)? / 2)?;
+    Some(f64::midpoint(lower, upper))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_two_is_between_them() {
+        assert_eq!(middle(&[1.0, 2.0]), Some(1.5));
+        assert_eq!(middle(&[1.0, 2.0, 9.0]), Some(2.0));
+        assert_eq!(middle(&[1.0, NEVER]), Some(NEVER));
+        assert_eq!(middle(&[]), None);
     }
 }

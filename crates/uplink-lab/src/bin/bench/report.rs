@@ -35,11 +35,11 @@ impl fmt::Display for Report<'_> {
         writeln!(f, "{}", self.machine)?;
         self.remarks.iter().try_for_each(|remark| writeln!(f, "- {remark}"))?;
         let behind = table::behind(self.contenders, self.scenes, self.readings);
-        let verdict = "uplinkd is behind one that needs no help of the gateway in";
+        let whom = "behind one that needs no help of the gateway";
         match behind.as_slice() {
-            [] => writeln!(f, "{verdict} nothing that was measured"),
+            [] => writeln!(f, "uplinkd is nowhere {whom}"),
             rows => {
-                writeln!(f, "{verdict}:")?;
+                writeln!(f, "uplinkd is {whom} in:")?;
                 rows.iter().try_for_each(|row| writeln!(f, "- {row}"))
             }
         }
