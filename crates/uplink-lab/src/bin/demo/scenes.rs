@@ -173,8 +173,10 @@ fn stopped(bench: &mut Bench) -> Result<Row> {
     #[expect(clippy::cast_precision_loss, reason = "shown with one digit behind the point")]
     let megabytes = cost.resident as f64 / 1e6;
     let small = format!(
-        "it was small: {megabytes:.1} MB resident (promised: under 5), {} thread, {} child processes",
-        cost.threads, cost.children
+        "it was small: {megabytes:.1} MB resident (promised: under 5), {} thread{}, {} child processes",
+        cost.threads,
+        if cost.threads == 1 { "" } else { "s" },
+        cost.children
     );
     scene.check(megabytes < 5.0 && cost.children == 0, &small);
     Ok(scene.end(losses))

@@ -131,10 +131,13 @@ impl Totals {
         verdict(overruns == 0, &format!("{overruns} times the lab was too slow to see everything"));
         let told: u64 = rows.iter().flat_map(|row| row.losses).map(|loss| loss.packets).sum();
         let lost: u64 = self.streams.iter().map(|stream| stream.lost).sum();
-        // More, if a packet was queued by a kernel and came after its scene.
+        let late = match told.saturating_sub(lost) {
+            0 => String::new(),
+            late => format!(" ({late} of these came after their scene)"),
+        };
         verdict(
             told >= lost,
-            &format!("no loss outside the summary: {lost} lost in all, {told} in its lines"),
+            &format!("no loss outside the summary: {lost} lost in all, {told} in its lines{late}"),
         );
         tell_lateness(rows);
         let refused: u64 = self.streams.iter().map(|stream| stream.failed).sum();

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use uplink_core::snapshot::protocol;
+use uplink_core::snapshot::{TABLE_MAIN, protocol};
 use uplink_core::time::Instant;
 use uplink_lab::{Change, Route, Stamped, Way};
 
@@ -127,7 +127,8 @@ fn short(route: &Route) -> String {
     let gateway = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
     let interface = route.interface.as_deref().unwrap_or("?");
     let whose = if route.protocol == protocol::UPLINKD { "uplinkd's" } else { "another's" };
-    format!("{whose} {} default{gateway} dev {interface} metric {}", route.family, route.metric)
+    let table = if route.table == TABLE_MAIN { String::new() } else { format!(" table {}", route.table) };
+    format!("{whose} {} default{gateway} dev {interface}{table} metric {}", route.family, route.metric)
 }
 
 /// Text behind a head, broken between words, the rest below its beginning.
