@@ -107,7 +107,7 @@ fn check_config(file: Option<&Path>) -> Result<(), Failure> {
 
 fn cleanup() -> Result<(), Failure> {
     let removed = runtime()?.block_on(async { cleanup::cleanup() })?;
-    Ok(writeln!(io::stdout(), "removed {removed} routes and rules of uplinkd")?)
+    Ok(writeln!(io::stdout(), "removed {removed} routes, rules, nftables tables and settings of uplinkd")?)
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
@@ -118,3 +118,5 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 fn absolute(file: PathBuf) -> PathBuf {
     std::path::absolute(&file).unwrap_or(file)
 }
+    // What a daemon that lives lays would be back at once.
+    varlink::nobody_serves(Path::new(varlink::DEFAULT_PATH))?;

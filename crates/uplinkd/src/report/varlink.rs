@@ -48,6 +48,14 @@ pub(crate) enum ServeError {
         /// The process, if it has written its number down already.
         process: Option<u32>,
     },
+    /// Whether another process serves it cannot be seen.
+    #[error("failed to see by {} whether uplinkd is running: {source}; run it as root", path.display())]
+    Unseen {
+        /// The lock.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Something that is not a socket stands in its place.
     #[error("{} is not a socket; remove it", .0.display())]
     Taken(PathBuf),
@@ -122,6 +130,25 @@ impl Drop for Server {
     }
 }
 
+/// Whether no daemon serves the socket at `path`. Nothing is made, and nothing kept: a daemon may begin
+/// right after.
+///
+/// # Errors
+/// One does, or that cannot be seen.
+pub(crate) fn nobody_serves(path: &Path) -> Result<(), ServeError> {
+    let unseen = |source| ServeError::Unseen { path: lock_of(path), source };
+    let lock = match File::open(lock_of(path)) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(unseen(error)),
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(running(path, lock)),
+        Err(TryLockError::Error(error)) => Err(unseen(error)),
+    }
+}
+
 /// The lock beside the socket, with the number of who holds it; only we can open it.
 fn lock(path: &Path) -> Result<File, ServeError> {
     let refused = |source| ServeError::Refused { path: path.to_owned(), source };
@@ -131,21 +158,29 @@ fn lock(path: &Path) -> Result<File, ServeError> {
         .read(true)
         .write(true)
         .mode(0o600)
-        .open(path.with_added_extension("lock"))
+        .open(lock_of(path))
         .map_err(refused)?;
     match lock.try_lock() {
         Ok(()) => {
             lock.set_len(0).and_then(|()| writeln!(lock, "{}", process::id())).map_err(refused)?;
             Ok(lock)
         }
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            // Whoever cannot be named holds it all the same.
-            let _ = lock.take(MAX_HOLDER).read_to_string(&mut holder);
-            Err(ServeError::Running { path: path.to_owned(), process: holder.trim().parse().ok() })
-        }
+        Err(TryLockError::WouldBlock) => Err(running(path, lock)),
         Err(TryLockError::Error(error)) => Err(refused(error)),
     }
+}
+
+/// Where the lock is.
+fn lock_of(path: &Path) -> PathBuf {
+    path.with_added_extension("lock")
+}
+
+/// Somebody holds the lock.
+fn running(path: &Path, lock: File) -> ServeError {
+    let mut holder = String::new();
+    // Whoever cannot be named holds it all the same.
+    let _ = lock.take(MAX_HOLDER).read_to_string(&mut holder);
+    ServeError::Running { path: path.to_owned(), process: holder.trim().parse().ok() }
 }
 
 /// The connected clients.

@@ -78,7 +78,7 @@ fn cleanup(toml: &str, foreign: &[&str]) -> Outcome {
     let ours = worker.table_text()?.lines().filter(|line| line.contains("proto 117")).count();
     let cleaned = uplinkd(worker, &["cleanup"])?;
     assert_eq!(cleaned.code, Some(0), "{}", cleaned.said);
-    assert!(cleaned.said.contains(&format!("removed {ours} routes and rules")), "{}", cleaned.said);
+    assert!(cleaned.said.contains(&format!("removed {ours} routes, rules, ")), "{}", cleaned.said);
     assert_eq!(worker.table_text()?, scene.before);
     let alien = |change: &uplink_lab::Change| change.protocol().is_some_and(|protocol| protocol != 117);
     let others: Vec<_> = scene.changes.since(killed).into_iter().filter(|c| alien(&c.what)).collect();

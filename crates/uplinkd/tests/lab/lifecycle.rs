@@ -331,6 +331,10 @@ fn second_instance() -> Outcome {
     assert_eq!(second.code, Some(1), "{}", second.said);
     let first = format!("another uplinkd is running as process {}:", scene.daemon.pid());
     assert!(second.said.contains(&first) && second.said.contains("stop it first"), "{}", second.said);
+    // What is removed beside a daemon would be back at once.
+    let cleaned = uplinkd(&scene.site.worker, &["cleanup"])?;
+    assert_eq!(cleaned.code, Some(1), "{}", cleaned.said);
+    assert!(cleaned.said.contains(&first) && cleaned.said.contains("stop it first"), "{}", cleaned.said);
     assert_eq!(scene.writes(since)?, []);
     assert_eq!(scene.daemon.log().len(), lines, "the first noticed: {:?}", scene.daemon.log());
     scene.daemon.status()?;
