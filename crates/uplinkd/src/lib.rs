@@ -19,7 +19,9 @@ mod report;
 mod sockets;
 mod sys;
 
+use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -32,6 +34,9 @@ use report::varlink::{self, ServeError, Server};
 
 /// The configuration is wrong (`EX_CONFIG`, sysexits.h): starting again would not help.
 const EX_CONFIG: u8 = 78;
+
+/// The bit of a file's mode that lets others than its owner and group read it.
+const READABLE_FOR_OTHERS: u32 = 0o004;
 
 /// Does what the command line says.
 #[must_use]
@@ -102,10 +107,23 @@ fn run(options: &Run) -> Result<(), Failure> {
 
 fn check_config(file: Option<&Path>) -> Result<(), Failure> {
     config::load(file)?;
-    Ok(writeln!(io::stdout(), "the configuration is in order")?)
+    let path = file.unwrap_or(Path::new(config::DEFAULT_PATH));
+    let shown = path.display();
+    let Ok(found) = fs::metadata(path) else {
+        return Ok(writeln!(io::stdout(), "there is no {shown}: the defaults hold")?);
+    };
+    if found.permissions().mode() & READABLE_FOR_OTHERS == 0 {
+        tracing::warn!(
+            "not everybody may read {shown}, and the daemon runs as the user uplinkd, without rights to \
+             files; `chmod a+r {shown}`"
+        );
+    }
+    Ok(writeln!(io::stdout(), "{shown} is in order")?)
 }
 
 fn cleanup() -> Result<(), Failure> {
+    // What a daemon that lives lays would be back at once.
+    varlink::nobody_serves(Path::new(varlink::DEFAULT_PATH))?;
     let removed = runtime()?.block_on(async { cleanup::cleanup() })?;
     Ok(writeln!(io::stdout(), "removed {removed} routes, rules, nftables tables and settings of uplinkd")?)
 }
@@ -118,5 +136,3 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 fn absolute(file: PathBuf) -> PathBuf {
     std::path::absolute(&file).unwrap_or(file)
 }
-    // What a daemon that lives lays would be back at once.
-    varlink::nobody_serves(Path::new(varlink::DEFAULT_PATH))?;

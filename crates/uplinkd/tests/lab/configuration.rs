@@ -1,6 +1,7 @@
 //! What an operator says, rightly or wrongly, and what the daemon makes of it.
 
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use libtest_mimic::{Failed, Trial};
 use nix::sys::signal::Signal;
@@ -35,11 +36,21 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn in_order() -> Outcome {
     let host = Host::new("host")?;
     host.write(FILE, "mode = \"observe\"\n")?;
-    for arguments in [&["check-config"][..], &["check-config", FILE]] {
+    let said = |arguments: &[&str]| -> Result<String, Failed> {
         let ended = uplinkd(&host, arguments)?;
         assert_eq!(ended.code, Some(0), "{}", ended.said);
-        assert!(ended.said.contains("in order"), "{}", ended.said);
+        Ok(ended.said)
+    };
+    fs::set_permissions(host.path(FILE), Permissions::from_mode(0o644))?;
+    assert_eq!(said(&["check-config", FILE])?, format!("{FILE} is in order\n"));
+    // As root writes it who hides what he writes: the daemon is not root.
+    fs::set_permissions(host.path(FILE), Permissions::from_mode(0o600))?;
+    let hidden = said(&["check-config", FILE])?;
+    for part in ["WARN", "not everybody may read", "chmod a+r", "is in order"] {
+        assert!(hidden.contains(part), "no {part:?} in\n{hidden}");
     }
+    let none = said(&["check-config"])?;
+    assert_eq!(none, "there is no /etc/uplinkd/uplinkd.toml: the defaults hold\n");
     Ok(())
 }
 
@@ -95,6 +106,7 @@ fn unreadable() -> Outcome {
     let ended = uplinkd(&host, &["check-config", "/run/missing.toml"])?;
     assert_eq!(ended.code, EX_CONFIG, "{}", ended.said);
     assert!(ended.said.contains("failed to read /run/missing.toml: No such file"), "{}", ended.said);
+    assert_eq!(ended.said.matches("No such file").count(), 1, "{}", ended.said);
     for (bytes, said) in [
         (vec![b'#'; 1024 * 1024 + 1], "larger than 1 MiB"),
         (b"mode = \"\xff\"".to_vec(), "this is not UTF-8 text"),
