@@ -1,5 +1,7 @@
 //! What goes into the core and what comes out of it. Both can be written down: a recording is a test.
 
+use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -159,4 +161,16 @@ pub enum Outcome {
     Absent,
     /// Anything else, with the kernel's error number.
     Refused(i32),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => f.write_str("done"),
+            Self::Exists => f.write_str("its place is taken"),
+            Self::Absent => f.write_str("it is not there"),
+            // The number in the system's words; nothing is asked for that.
+            Self::Refused(errno) => io::Error::from_raw_os_error(*errno).fmt(f),
+        }
+    }
 }

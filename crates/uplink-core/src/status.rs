@@ -549,11 +549,12 @@ impl fmt::Display for Notice {
             }
             Self::Wrote { op, dry: false } => write!(f, "{op}"),
             Self::Wrote { op, dry: true } => write!(f, "would {op}"),
-            Self::Refused { op, outcome: Outcome::Refused(errno) } => {
-                write!(f, "the kernel refused to {op}: error {errno}")
+            Self::Refused { op, outcome: outcome @ Outcome::Refused(_) } => {
+                write!(f, "the kernel refused to {op}: {outcome}")
             }
-            Self::Refused { op, outcome: Outcome::Exists } => write!(f, "could not {op}: its place is taken"),
-            Self::Refused { op, outcome: Outcome::Absent } => write!(f, "could not {op}: it is not there"),
+            Self::Refused { op, outcome: outcome @ (Outcome::Exists | Outcome::Absent) } => {
+                write!(f, "could not {op}: {outcome}")
+            }
             Self::Refused { op, outcome: Outcome::Done } => write!(f, "did {op}"),
             Self::Left(op) => write!(f, "ending, and something of ours stays: tried in vain to {op}"),
             Self::Aside { family, aside: Some(aside), by } => {

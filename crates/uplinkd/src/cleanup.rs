@@ -22,7 +22,7 @@ pub(crate) enum CleanupError {
     #[error("failed to open a netlink socket to write routes: {0}")]
     Apply(#[from] ApplyError),
     /// The kernel refused.
-    #[error("failed to {op}: the kernel said {outcome:?}; run it with CAP_NET_ADMIN")]
+    #[error("failed to {op}: {outcome}; run it as root, or with CAP_NET_ADMIN")]
     Refused {
         /// The operation.
         op: Box<Op>,
