@@ -9,7 +9,7 @@ use crate::discover::{
     Hints, Led, Path, PathKey, Uplink, Way, discover, foreign_defaults, led, own_defaults, renamed,
 };
 use crate::elect::{Candidate, Election, Move, Terms};
-use crate::event::{Answer, Input, Output};
+use crate::event::{Answer, Input, Outcome, Output};
 use crate::judge::{Comeback, Desk, Judge, Limits, Pace, Standing, TargetWay};
 use crate::memory::{Known, Memory, Remembered};
 use crate::own::{Op, OwnRoute, OwnRule, RuleForm, probe_table};
@@ -108,8 +108,8 @@ struct FamilyState {
     ways: Contest,
     /// The same for path rules.
     paths: Contest,
-    /// Connections cannot be marked: the kernel refused our nftables table when it was last laid.
-    unmarked: bool,
+    /// Connections cannot be marked: what was said to our nftables table when it was last laid.
+    unmarked: Option<Outcome>,
     /// What is safe only with what the kernel refuses, or another takes away, was removed until we try again.
     withdrawn: bool,
     /// The paths that path rules were wanted for last: interface, addresses, whether only kept.
@@ -164,7 +164,7 @@ impl Core {
                 contest: Contest::default(),
                 ways: Contest::default(),
                 paths: Contest::default(),
-                unmarked: false,
+                unmarked: None,
                 withdrawn: false,
                 wish: Vec::new(),
                 aside: None,

@@ -87,6 +87,8 @@ pub enum PathRulesState {
     /// Connections are tracked, but the kernel refuses to mark them: nothing is laid, because source rules
     /// alone would send the answers of translated connections astray.
     Refused,
+    /// The same, because the name of our nftables table is somebody else's.
+    Taken,
     /// Rules of others look at packets' marks, and ours could lead what they mean elsewhere: nothing is
     /// laid.
     ForeignMarks,
@@ -99,16 +101,20 @@ impl fmt::Display for PathRulesState {
         f.write_str(match self {
             Self::Off => "off, as configured",
             Self::Observed => "none, nothing is written",
-            Self::Needless => "none needed, there are no two paths",
+            Self::Needless => "not needed: fewer than two paths",
             Self::Connections => "by connection and by source address",
             Self::Sources => "by source address; connections are not tracked on this host",
             Self::Refused => {
                 "none: the kernel refuses to mark connections, and without that they are not safe; \
                  it needs nf_tables and nft_ct"
             }
+            Self::Taken => {
+                "none: connections cannot be marked, because the nftables table uplinkd is somebody else's; \
+                 rename or delete that"
+            }
             Self::ForeignMarks => {
-                "none: rules of others look at packets' marks; other bits (path_marks), or rp_filter = 2 \
-                 where it is 1, keep them apart"
+                "none: a rule of others looks at packets' marks (`ip rule`, fwmark); if at our bits, choose \
+                 others (path_marks), if not, set rp_filter = 2 where it is 1"
             }
             Self::Contest => "held back: another program keeps undoing them",
         })

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use uplink_core::policy::Mode;
 use uplink_core::snapshot::TABLE_MAIN;
-use uplink_core::status::{CloseSocketsState, GatewaySource, Kind, PathRulesState, names};
+use uplink_core::status::{CloseSocketsState, GatewaySource, Kind, names};
 use uplink_core::wire::{Election, Path, PathRules, Pin, Status, TargetAnswer, Uplink};
 
 /// The whole status: decisions, uplinks, last changes.
@@ -62,16 +62,7 @@ fn election(family: &Election, status: &Status) -> String {
             Mode::Observe => writeln!(text, "      no pin: nothing is written"),
         },
     };
-    match family.path_rules {
-        PathRulesState::Off | PathRulesState::Needless | PathRulesState::Observed => {}
-        PathRulesState::Connections
-        | PathRulesState::Sources
-        | PathRulesState::Refused
-        | PathRulesState::ForeignMarks
-        | PathRulesState::Contest => {
-            let _ = writeln!(text, "      path rules: {}", family.path_rules_text);
-        }
-    }
+    let _ = writeln!(text, "      path rules: {}", family.path_rules_text);
     text
 }
 
@@ -260,7 +251,8 @@ pub(crate) mod tests {
                      {"gateway": "10.0.121.1", "ifindex": 4, "weight": 1}]}},
                 {"family": "ipv6", "elected": "mgmt", "members": ["mgmt"], "reason": "fell",
                  "reason_text": "the path before went down: gateway",
-                 "since_us": 990_000_000, "pin": null, "aside": null, "aside_text": null},
+                 "since_us": 990_000_000, "pin": null, "aside": null, "aside_text": null,
+                 "path_rules": "needless", "path_rules_text": "not needed: fewer than two paths"},
             ],
             "uplinks": [
                 {"name": "dpu", "interface": "enp3s0f0np0", "tier": 1, "paths": [
@@ -298,6 +290,7 @@ ipv4  dpu + dpu-b, for 16 min: first decision
       path rules: by connection and by source address
 ipv6  mgmt, for 10 s: the path before went down: gateway
       no pin is needed: the default routes lead there without
+      path rules: not needed: fewer than two paths
 
 UPLINK    INTERFACE    TIER  FAMILY  HEALTH          GATEWAY                  ANSWERED    LOSS
 dpu       enp3s0f0np0  1     ipv4    up              10.0.120.1 (dhcp route)  120 ms ago  0 %

@@ -3,6 +3,7 @@
 use super::tell::{gateway_of, health};
 use super::{Core, FamilyState};
 use crate::discover::{Path, PathKey, Uplink, Way};
+use crate::event::Outcome;
 use crate::paths::standing;
 use crate::plan::current_pin;
 use crate::policy::{Mode, PathRules};
@@ -84,11 +85,13 @@ impl Core {
         if self.marks_collide(state.family) {
             return PathRulesState::ForeignMarks;
         }
-        match self.snapshot.as_ref().is_some_and(|snapshot| snapshot.tracking.in_use) {
-            true if state.unmarked => PathRulesState::Refused,
+        let tracked = self.snapshot.as_ref().is_some_and(|snapshot| snapshot.tracking.in_use);
+        match (tracked, &state.unmarked) {
+            (true, Some(Outcome::Exists)) => PathRulesState::Taken,
+            (true, Some(_)) => PathRulesState::Refused,
             _ if state.paths.holds(now) => PathRulesState::Contest,
-            true => PathRulesState::Connections,
-            false => PathRulesState::Sources,
+            (true, None) => PathRulesState::Connections,
+            (false, _) => PathRulesState::Sources,
         }
     }
 }

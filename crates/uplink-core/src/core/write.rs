@@ -107,7 +107,7 @@ impl Core {
                 planned.pin.clear();
             }
             let mut planned = state.held_back(planned, now);
-            let unsafe_now = state.unmarked || paths::lead_alone(snapshot, family);
+            let unsafe_now = state.unmarked.is_some() || paths::lead_alone(snapshot, family);
             if state.paths.holds(now) && unsafe_now && !state.withdrawn {
                 // What is safe only together with what is refused or undone goes at once.
                 planned.paths = paths::plan(snapshot, family, &[], None);
@@ -356,7 +356,7 @@ impl FamilyState {
     /// Takes in what the kernel said, and what people should be told of it.
     fn applied(&mut self, part: Part, op: &Op, outcome: &Outcome) -> Option<Notice> {
         if let Op::SetMarks(_) = op {
-            self.unmarked = *outcome != Outcome::Done;
+            self.unmarked = (*outcome != Outcome::Done).then(|| outcome.clone());
         }
         match (op, outcome) {
             (_, Outcome::Done) => {

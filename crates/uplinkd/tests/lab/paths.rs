@@ -441,7 +441,7 @@ fn refused() -> Outcome {
     };
     let before = foreign(&site.worker);
     let scene = Scene::begin(site, &electing("port", ""))?;
-    becomes(&scene, "refused")?;
+    becomes(&scene, "taken")?;
     assert_eq!(foreign(&scene.site.worker).map(Result::unwrap), before.map(Result::unwrap));
     assert!(!laid(&scene.site.worker)?.contains("proto 117"), "{}", laid(&scene.site.worker)?);
     // As without us.

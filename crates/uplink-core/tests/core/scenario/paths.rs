@@ -10,7 +10,7 @@ use uplink_core::snapshot::{Address, Family, LinkIndex, Mark, Prefix, Rule};
 use uplink_core::status::{Health, Notice, PathRulesState};
 
 use crate::sim::bench::Bench;
-use crate::sim::kernel::Errno;
+use crate::sim::kernel::{EEXIST, Errno};
 use crate::sim::lookup::Packet;
 use crate::sim::manager::by_mark;
 use crate::sim::site::{DPU, MGMT, PORT, addresses, default_route, steered_worker, worker};
@@ -24,6 +24,17 @@ fn tracked_worker() -> Bench {
     bench.kernel.tracked = true;
     bench.start();
     bench.run(secs(30));
+    bench
+}
+
+/// Connections begin to be tracked, and this is said to our nftables table.
+fn tracked_worker_refusing(errno: Errno) -> Bench {
+    let mut bench = steered_worker();
+    assert_eq!(sources(&bench), 8);
+    bench.kernel.refuse_marks = Some(errno);
+    bench.kernel.tracked = true;
+    bench.kernel.changes += 1;
+    bench.run(secs(1));
     bench
 }
 
@@ -300,12 +311,7 @@ fn the_sysctl_is_set_only_while_a_strict_check_demands_it() {
 
 #[test]
 fn without_marks_there_are_no_source_rules_where_connections_are_tracked() {
-    let mut bench = steered_worker();
-    assert_eq!(sources(&bench), 8);
-    bench.kernel.refuse_marks = Some(Errno(95));
-    bench.kernel.tracked = true;
-    bench.kernel.changes += 1;
-    bench.run(secs(1));
+    let mut bench = tracked_worker_refusing(Errno(95));
     assert_eq!(state(&bench), PathRulesState::Refused);
     assert_eq!((sources(&bench), connections(&bench)), (0, 0));
     let writes = bench.writes();
@@ -319,6 +325,16 @@ fn without_marks_there_are_no_source_rules_where_connections_are_tracked() {
     bench.run(secs(70));
     assert_eq!(state(&bench), PathRulesState::Connections);
     assert_eq!((sources(&bench), connections(&bench)), (8, 8));
+}
+
+#[test]
+fn a_table_of_the_same_name_is_told_from_a_kernel_without() {
+    let mut bench = tracked_worker_refusing(EEXIST);
+    assert_eq!(state(&bench), PathRulesState::Taken);
+    assert_eq!((sources(&bench), connections(&bench)), (0, 0));
+    bench.kernel.refuse_marks = None;
+    bench.run(secs(70));
+    assert_eq!(state(&bench), PathRulesState::Connections);
 }
 
 #[test]
