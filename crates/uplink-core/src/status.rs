@@ -149,7 +149,8 @@ pub struct PathStatus {
     pub unreadable_lease: Option<Unreadable>,
     /// The last answer from the gateway.
     pub last_answer: Option<Instant>,
-    /// Questions without an answer over the last 40 ticks, in percent; none before the first.
+    /// Questions without an answer over the last 40 ticks, in percent; none before the first, and of a
+    /// path that is silent, whose unanswered questions are not counted as loss.
     pub loss_percent: Option<u32>,
     /// What is asked on the tick: `icmp` or `neighbour`; none where only the link is judged.
     pub asked: Option<Kind>,

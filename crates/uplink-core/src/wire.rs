@@ -135,7 +135,7 @@ pub struct Path {
     pub unreadable_lease: Option<String>,
     /// The last answer from the gateway.
     pub last_answer_us: Option<u64>,
-    /// Questions without an answer over the last 40 ticks, in percent.
+    /// Questions without an answer over the last 40 ticks, in percent; none of a silent path.
     pub loss_percent: Option<u32>,
     /// What is asked on the tick.
     pub asked: Option<Kind>,

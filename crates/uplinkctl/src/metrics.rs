@@ -169,7 +169,6 @@ uplinkd_path_down{uplink="dpu",family="ipv6",cause="gateway"} 1.0
 # HELP uplinkd_path_loss_ratio Questions without an answer
 # TYPE uplinkd_path_loss_ratio gauge
 uplinkd_path_loss_ratio{uplink="dpu",family="ipv4"} 0.0
-uplinkd_path_loss_ratio{uplink="dpu",family="ipv6"} 1.0
 # HELP uplinkd_target_up The target answers
 # TYPE uplinkd_target_up gauge
 uplinkd_target_up{uplink="dpu",family="ipv4",kind="icmp",target="10.0.0.53"} 1.0

@@ -263,7 +263,7 @@ pub(crate) mod tests {
                      "path_rules": {"table": 117_000_003, "mark": 1, "sources": ["10.0.120.2"],
                                     "src_valid_mark": true}},
                     {"family": "ipv6", "health": "down", "cause": "gateway", "gateway": "fe80::1",
-                     "learned": "configuration", "last_answer_us": 988_000_000, "loss_percent": 100,
+                     "learned": "configuration", "last_answer_us": 988_000_000, "loss_percent": null,
                      "asked": "neighbour", "returns_us": 1_030_000_000, "targets": []},
                 ]},
                 {"name": "mgmt\u{1b}[2J", "interface": null, "tier": 2, "paths": []},
@@ -294,7 +294,7 @@ ipv6  mgmt, for 10 s: the path before went down: gateway
 
 UPLINK    INTERFACE    TIER  FAMILY  HEALTH          GATEWAY                  ANSWERED    LOSS
 dpu       enp3s0f0np0  1     ipv4    up              10.0.120.1 (dhcp route)  120 ms ago  0 %
-dpu       enp3s0f0np0  1     ipv6    down (gateway)  fe80::1 (configured)     12 s ago    100 %
+dpu       enp3s0f0np0  1     ipv6    down (gateway)  fe80::1 (configured)     12 s ago    -
 mgmt?[2J  missing      2     -       -               -                        -           -
 
 dpu ipv4: target icmp 10.0.0.53 answers

@@ -4,6 +4,7 @@ use super::tell::{gateway_of, health};
 use super::{Core, FamilyState};
 use crate::discover::{Path, PathKey, Uplink, Way};
 use crate::event::Outcome;
+use crate::judge::Standing;
 use crate::paths::standing;
 use crate::plan::current_pin;
 use crate::policy::{Mode, PathRules};
@@ -60,7 +61,8 @@ impl Core {
             learned,
             unreadable_lease: (path.way == Way::Broken(Cause::Gateway)).then(unreadable).flatten(),
             last_answer: judge.heard(),
-            loss_percent: judge.loss_percent(),
+            // A silence takes its questions out of the window: what is left says nothing.
+            loss_percent: judge.loss_percent().filter(|_| judge.standing() != Standing::Silent),
             asked: judge.asked(),
             returns_at: judge.eligible_at(self.limits).filter(|_| returning).map(|at| self.clock.real(at)),
             targets: judge.target_status(),

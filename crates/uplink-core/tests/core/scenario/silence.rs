@@ -69,6 +69,16 @@ fn what_never_answered_is_down_when_patience_ends() {
 }
 
 #[test]
+fn a_silent_path_is_not_shown_without_loss() {
+    let mut bench = steered_worker();
+    let loss = |bench: &Bench| bench.path(DPU, Family::Ipv4).and_then(|path| path.loss_percent);
+    assert_eq!(loss(&bench), Some(0));
+    bench.silence(PORT);
+    bench.run(secs(5));
+    assert_eq!(loss(&bench), None);
+}
+
+#[test]
 fn both_silent_is_no_reason_to_move() {
     let mut bench = steered_worker();
     bench.silence(PORT);
