@@ -85,10 +85,14 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             let GetStatus { status } = client::decode(daemon.status()?)?;
             show::status(&status)
         }
-        Command::Metrics { daemon } => {
-            let GetStatus { status } = client::decode(daemon.status()?)?;
-            metrics::text(status)
-        }
+        Command::Metrics { daemon } => match daemon.status() {
+            Ok(reply) => {
+                let GetStatus { status } = client::decode(reply)?;
+                metrics::text(Some(status))
+            }
+            Err(ClientError::NotRunning(_)) => metrics::text(None),
+            Err(error) => return Err(error.into()),
+        },
     };
     Ok(io::stdout().write_all(text.as_bytes())?)
 }

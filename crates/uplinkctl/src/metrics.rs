@@ -7,13 +7,15 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use serde::Serialize;
 use serde_json::json;
 use uplink_core::policy::Mode;
 use uplink_core::undone::Program;
 use uplink_core::wire::{Election, Path, Status, Uplink};
 
-/// The whole status as a text that Prometheus reads.
-pub(crate) fn text(status: Status) -> String {
+/// The whole status as a text that Prometheus reads; none where nobody listens: whoever collects would keep
+/// what was true before that.
+pub(crate) fn text(status: Option<Status>) -> String {
     let mut registry = Registry::with_prefix("uplinkd");
     registry.register_collector(Box::new(Metrics(status)));
     let mut text = String::new();
@@ -24,7 +26,7 @@ pub(crate) fn text(status: Status) -> String {
 
 /// What is collected.
 #[derive(Debug)]
-struct Metrics(Status);
+struct Metrics(Option<Status>);
 
 /// What a sample is about.
 type Labels = Vec<(&'static str, String)>;
@@ -34,7 +36,6 @@ type Sample = (Labels, f64);
 
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Self(status) = self;
         let mut gauge = |name, help, samples: Vec<Sample>| {
             if samples.is_empty() {
                 return Ok(());
@@ -45,6 +46,8 @@ impl Collector for Metrics {
             }
             Ok(())
         };
+        gauge("up", "The daemon answers", vec![(vec![], truth(self.0.is_some()))])?;
+        let Some(status) = &self.0 else { return Ok(()) };
         gauge("steering", "Routes are written", vec![(vec![], truth(status.mode == Mode::Steer))])?;
         gauge("ready", "Every family is decided, or the wait is over", vec![(vec![], truth(status.ready))])?;
         gauge("family_up", "An elected path works", families(status, |family| works(family, status)))?;
@@ -53,6 +56,12 @@ impl Collector for Metrics {
         gauge("path_down", "The path does not work, and why", paths(status, |_, path| cause(path)))?;
         gauge("path_loss_ratio", "Questions without an answer", paths(status, |_, path| loss(path)))?;
         gauge("target_up", "The target answers", paths(status, |_, path| targets(path)))?;
+        gauge(
+            "pin",
+            "A default route of ours stands",
+            families(status, |family| one(truth(family.pin.is_some()))),
+        )?;
+        gauge("path_rules", "Whether answers keep to their uplink", families(status, path_rules))?;
         gauge("aside", "Nothing of ours is written, and why", families(status, aside))?;
         gauge("undone", "A program keeps undoing our default route", families(status, undone))
     }
@@ -112,10 +121,17 @@ fn targets(path: &Path) -> Vec<Sample> {
         .collect()
 }
 
+fn path_rules(family: &Election) -> Vec<Sample> {
+    word(family.path_rules).map(|word| (vec![("state", word)], 1.0)).into_iter().collect()
+}
+
 fn aside(family: &Election) -> Vec<Sample> {
-    // The word that the status has for it, too.
-    let word = family.aside.and_then(|aside| json!(aside).as_str().map(str::to_owned));
-    word.map(|word| (vec![("cause", word)], 1.0)).into_iter().collect()
+    family.aside.and_then(word).map(|word| (vec![("cause", word)], 1.0)).into_iter().collect()
+}
+
+/// The word that the status has for it, too.
+fn word(state: impl Serialize) -> Option<String> {
+    json!(state).as_str().map(str::to_owned)
 }
 
 fn undone(family: &Election) -> Vec<Sample> {
@@ -144,8 +160,11 @@ mod tests {
         status.families[1].aside = Some(uplink_core::status::Aside::Contest);
         status.families[1].undone_by = Some(Program { process: 713, name: Some("net\"d\n".to_owned()) });
         assert_eq!(
-            text(status),
-            r#"# HELP uplinkd_steering Routes are written
+            text(Some(status)),
+            r#"# HELP uplinkd_up The daemon answers
+# TYPE uplinkd_up gauge
+uplinkd_up{} 1.0
+# HELP uplinkd_steering Routes are written
 # TYPE uplinkd_steering gauge
 uplinkd_steering{} 1.0
 # HELP uplinkd_ready Every family is decided, or the wait is over
@@ -172,6 +191,14 @@ uplinkd_path_loss_ratio{uplink="dpu",family="ipv4"} 0.0
 # HELP uplinkd_target_up The target answers
 # TYPE uplinkd_target_up gauge
 uplinkd_target_up{uplink="dpu",family="ipv4",kind="icmp",target="10.0.0.53"} 1.0
+# HELP uplinkd_pin A default route of ours stands
+# TYPE uplinkd_pin gauge
+uplinkd_pin{family="ipv4"} 1.0
+uplinkd_pin{family="ipv6"} 0.0
+# HELP uplinkd_path_rules Whether answers keep to their uplink
+# TYPE uplinkd_path_rules gauge
+uplinkd_path_rules{family="ipv4",state="connections"} 1.0
+uplinkd_path_rules{family="ipv6",state="needless"} 1.0
 # HELP uplinkd_aside Nothing of ours is written, and why
 # TYPE uplinkd_aside gauge
 uplinkd_aside{family="ipv6",cause="contest"} 1.0
@@ -180,6 +207,14 @@ uplinkd_aside{family="ipv6",cause="contest"} 1.0
 uplinkd_undone{family="ipv6",process="713",name="net\"d\n"} 1.0
 # EOF
 "#
+        );
+    }
+
+    #[test]
+    fn without_a_daemon_nothing_stale_is_told() {
+        assert_eq!(
+            text(None),
+            "# HELP uplinkd_up The daemon answers\n# TYPE uplinkd_up gauge\nuplinkd_up{} 0.0\n# EOF\n"
         );
     }
 }

@@ -43,7 +43,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("the units run as the user that is shipped, so that everybody reaches the status", unit_user),
         trial("varlink: who we are, and what is so", varlink),
         trial("uplinkctl status and metrics: decisions, gateways, pins, last changes", uplinkctl_status),
-        trial("uplinkctl without a daemon: says so", uplinkctl_alone),
+        trial("uplinkctl without a daemon: says so, and metrics say it is not up", uplinkctl_alone),
         trial("clients that send rubbish or do not read delay nothing", bad_clients),
     ]
 }
@@ -305,6 +305,9 @@ fn uplinkctl_status() -> Outcome {
     assert_eq!(status["families"][0]["elected"], "mgmt", "{status:#}");
     let shown = uplinkctl(&scene.site.worker, &["metrics"])?;
     for line in [
+        "uplinkd_up{} 1.0\n",
+        "uplinkd_pin{family=\"ipv4\"} 0.0\n",
+        "uplinkd_path_rules{family=\"ipv4\",state=\"sources\"} 1.0\n",
         "uplinkd_family_up{family=\"ipv4\"} 1.0\n",
         "uplinkd_elected{uplink=\"mgmt\",family=\"ipv4\"} 1.0\n",
         "uplinkd_path_down{uplink=\"dpu-0000:03:00.0\",family=\"ipv4\",cause=\"gateway\"} 1.0\n",
@@ -320,6 +323,10 @@ fn uplinkctl_alone() -> Outcome {
     let shown = uplinkctl(&host, &["status"])?;
     assert_eq!(shown.code, Some(1), "{}", shown.said);
     assert!(shown.said.contains("uplinkd is not running: nobody listens at"), "{}", shown.said);
+    // The file that a collector reads is replaced, so nothing stays that was true before.
+    let metrics = uplinkctl(&host, &["metrics"])?;
+    assert_eq!(metrics.code, Some(0), "{}", metrics.said);
+    assert!(metrics.said.ends_with("\nuplinkd_up{} 0.0\n# EOF\n"), "{}", metrics.said);
     Ok(())
 }
 
