@@ -210,7 +210,7 @@ fn dry_run() -> Outcome {
 fn dry_run_beside() -> Outcome {
     let scene = Scene::usual()?;
     let worker = &scene.site.worker;
-    let memory = || std::fs::metadata(worker.path("/run/uplinkd/memory.json")).map(|file| file.ino());
+    let memory = || fs::metadata(worker.path("/run/uplinkd/memory.json")).map(|file| file.ino());
     // It answers when it has done all that belongs to the decision, its memory included.
     scene.daemon.status()?;
     // What it learns meanwhile it would remember.
