@@ -324,8 +324,8 @@ fn other_memory() -> Outcome {
 fn second_instance() -> Outcome {
     let scene = Scene::usual()?;
     // The last that it has to say for now.
-    let written = |line: &str| line.contains("add ipv6 default");
-    scene.daemon.wait_for_log("the second pin", scene.daemon.started(), SOON, written)?;
+    let written = |line: &str| line.contains("add ipv6 rule 32201: from fd00:10::2");
+    scene.daemon.wait_for_log("the last rule", scene.daemon.started(), SOON, written)?;
     let (since, lines) = (now(), scene.daemon.log().len());
     let second = uplinkd(&scene.site.worker, &["run"])?;
     assert_eq!(second.code, Some(1), "{}", second.said);
