@@ -81,6 +81,12 @@ impl Leased {
             return Err(format!("{error}\n{}{servers}", client.log()).into());
         }
         let scene = Scene::begin(site, toml)?;
+        // Whether connections are tracked is looked up once a second, and marks follow.
+        for family in Family::ALL {
+            scene.until(&format!("{family}: connections are seen to be tracked"), || {
+                Ok(scene.status_of(family, "path_rules")? != "sources")
+            })?;
+        }
         let mut leased = Self { kind, scene, client, servers, routers, begun: now() };
         leased.quiet(|_| true)?;
         leased.begun = now();
