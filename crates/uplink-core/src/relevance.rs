@@ -38,8 +38,8 @@ impl Relevance {
         self.links.contains(&index)
     }
 
-    /// Whether an address matters. A route may prefer one of another interface as its source, and an
-    /// address that stands twice has no path rules; both can be of wider scope than a link only.
+    /// Whether an address matters. A route may prefer one of another interface as its source, one that
+    /// stands twice has no path rules, and none is a gateway; all can be of wider scope than a link only.
     #[must_use]
     pub fn of_address(&self, address: &Address) -> bool {
         self.links.contains(&address.link) || !address.link_local
