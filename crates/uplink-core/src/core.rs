@@ -112,6 +112,8 @@ struct FamilyState {
     unmarked: Option<Outcome>,
     /// What is safe only with what the kernel refuses, or another takes away, was removed until we try again.
     withdrawn: bool,
+    /// The same for the pin's rule.
+    unruled: bool,
     /// The paths that path rules were wanted for last: interface, addresses, whether only kept.
     wish: Vec<(LinkIndex, Vec<Prefix>, bool)>,
     aside: Option<Aside>,
@@ -166,6 +168,7 @@ impl Core {
                 paths: Contest::default(),
                 unmarked: None,
                 withdrawn: false,
+                unruled: false,
                 wish: Vec::new(),
                 aside: None,
                 lowest: None,

@@ -38,6 +38,14 @@ pub const fn probe_table(link: LinkIndex) -> u32 {
     117_000_000 + link.0
 }
 
+/// Of the rules of a family, in the kernel's order, those that stand without the one that makes them safe.
+pub(crate) fn unsafe_rules(rules: &[OwnRule]) -> impl Iterator<Item = &OwnRule> {
+    let stands_before = |at: usize, wanted: &OwnRule| rules.iter().take(at).any(|rule| rule == wanted);
+    let is_unsafe =
+        move |(at, rule): &(usize, &OwnRule)| rule.after().is_some_and(|first| !stands_before(*at, &first));
+    rules.iter().enumerate().filter(is_unsafe).map(|(_, rule)| rule)
+}
+
 /// One change to the kernel's tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -321,6 +329,25 @@ impl OwnRule {
     #[must_use]
     pub const fn new(family: Family, form: RuleForm) -> Self {
         Self { family, form }
+    }
+
+    /// The rule that must stand before this one: without it, what `main` knows of the host's own subnets, of
+    /// its pods and of every other place would go by a default route of ours, too.
+    const fn after(&self) -> Option<Self> {
+        let form = match self.form {
+            RuleForm::Pin => RuleForm::MainWithoutDefault,
+            RuleForm::Connection { mark, to: Lookup::Uplink(_) } => {
+                RuleForm::Connection { mark, to: Lookup::MainWithoutDefault }
+            }
+            RuleForm::Source { from, to: Lookup::Uplink(_) } => {
+                RuleForm::Source { from, to: Lookup::MainWithoutDefault }
+            }
+            RuleForm::Connection { mark: _, to: Lookup::MainWithoutDefault }
+            | RuleForm::Source { from: _, to: Lookup::MainWithoutDefault }
+            | RuleForm::MainWithoutDefault
+            | RuleForm::Probe { .. } => return None,
+        };
+        Some(Self { family: self.family, form })
     }
 
     /// The rule as ours, if it carries our protocol number and has a form that we make.

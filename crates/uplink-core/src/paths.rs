@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use crate::discover::{foreign_defaults, own_defaults};
 use crate::marks::{Check, Marked, OwnMarks};
-use crate::own::{Lookup, Op, OwnRule, RuleForm, probe_table};
+use crate::own::{Lookup, Op, OwnRule, RuleForm, probe_table, unsafe_rules};
 use crate::snapshot::{Address, Attributes, Family, Hop, LinkIndex, Mark, Prefix, Rule, Snapshot, protocol};
 use crate::status::PathRulesStatus;
 
@@ -108,8 +108,8 @@ pub(crate) fn collide(
     foreign.any(|mark| would_set || mark.value & mark.mask & bits != 0)
 }
 
-/// Whether source rules stand without what makes them safe where connections are tracked: marks, and the
-/// rules by which those lead.
+/// Whether path rules stand without what makes them safe: the rules for the host's own subnets; and, where
+/// connections are tracked, marks for source rules, and the rules by which those lead.
 pub(crate) fn lead_alone(snapshot: &Snapshot, family: Family) -> bool {
     let rules: Vec<OwnRule> = standing_rules(snapshot, family).collect();
     let led = rules.iter().filter_map(|rule| match rule.form() {
@@ -125,10 +125,11 @@ pub(crate) fn lead_alone(snapshot: &Snapshot, family: Family) -> bool {
         both(marked.link).map(|to| OwnRule::new(family, RuleForm::Connection { mark: marked.mark, to }))
     });
     let mut led = led.peekable();
-    snapshot.tracking.in_use
+    let lack_marks = snapshot.tracking.in_use
         && led.peek().is_some()
         && (led.any(|link| marks.is_none_or(|marks| marks.of(link).is_none()))
-            || !rules_of_marks.all(|rule| rules.contains(&rule)))
+            || !rules_of_marks.all(|rule| rules.contains(&rule)));
+    lack_marks || unsafe_rules(&rules).next().is_some()
 }
 
 /// The marked uplinks as they stand. One may have lost its default route for the moment of a renewal: what

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use crate::discover::{foreign_defaults, has_dpu_port, own_defaults};
 use crate::own::{
     Legs, Op, OwnRoute, OwnRule, PRIORITY_PIN, RuleForm, TABLE_MAIN_OR_PIN, TABLE_PIN, probe_table,
+    unsafe_rules,
 };
 use crate::paths::{self, PathWay};
 use crate::policy::{PathRules, Placement, Policy};
@@ -370,6 +371,14 @@ fn is_tie(route: &Route, snapshot: &Snapshot) -> bool {
         _ => false,
     };
     route.family == Family::Ipv6 && laid_one_by_one && !route.by_object && !links.iter().any(tunnel)
+}
+
+/// Takes away the pin's rule where it stands without the one for `main`.
+pub(crate) fn without_unsafe_rules(snapshot: &Snapshot, family: Family) -> Vec<Op> {
+    let rules = snapshot.rules.iter().filter(|rule| rule.family == family).filter_map(OwnRule::claim);
+    let of_pin = |rule: &OwnRule| matches!(rule.form(), RuleForm::MainWithoutDefault | RuleForm::Pin);
+    let rules: Vec<OwnRule> = rules.filter(of_pin).collect();
+    unsafe_rules(&rules).cloned().map(Op::DeleteRule).collect()
 }
 
 /// Whether two metrics below this one can be ours, neither of them 0.

@@ -11,7 +11,7 @@ use crate::judge::{Judge, Standing};
 use crate::marks::{Check, OwnMarks};
 use crate::own::{Leg, Legs, Op};
 use crate::paths::{self, MAX_UPLINKS, PathWay, sources};
-use crate::plan::{Plan, ProbeWay, Wanted, current_pin, plan};
+use crate::plan::{Plan, ProbeWay, Wanted, current_pin, plan, without_unsafe_rules};
 use crate::policy::{Mode, PathRules};
 use crate::snapshot::{Attributes, Family, Hop, LinkIndex, Prefix};
 use crate::status::{Aside, Notice};
@@ -107,9 +107,12 @@ impl Core {
                 planned.pin.clear();
             }
             let mut planned = state.held_back(planned, now);
+            // What is safe only together with what is refused or undone goes at once.
+            if state.contest.holds(now) && !state.unruled {
+                planned.pin = without_unsafe_rules(snapshot, family);
+            }
             let unsafe_now = state.unmarked.is_some() || paths::lead_alone(snapshot, family);
             if state.paths.holds(now) && unsafe_now && !state.withdrawn {
-                // What is safe only together with what is refused or undone goes at once.
                 planned.paths = paths::plan(snapshot, family, &[], None);
             }
             planned
@@ -280,9 +283,12 @@ impl Core {
             notices.extend(state.applied(batch.part, op, outcome));
         }
         // What goes because its other half is refused or undone is no new attempt.
-        let withdrawn =
-            batch.part == Part::Paths && state.paths.holds(now) && batch.ops.iter().all(Op::removes);
-        state.withdrawn |= withdrawn;
+        let withdrawn = state.part(batch.part).holds(now) && batch.ops.iter().all(Op::removes);
+        match batch.part {
+            Part::Pin => state.unruled |= withdrawn,
+            Part::Paths => state.withdrawn |= withdrawn,
+            Part::Ways => {}
+        }
         let contest = state.part(batch.part);
         // What was tried counts, done or not: both may be in vain for ever.
         match outcomes.last() {
@@ -317,6 +323,7 @@ impl FamilyState {
             self.paths.wants_anew();
         }
         self.withdrawn &= self.paths.holds(now);
+        self.unruled &= self.contest.holds(now);
     }
 
     /// Who undoes the pin, while we stand aside for that.

@@ -1,18 +1,27 @@
 //! VPNs that have a table and rules of their own: what they send for keeps its say, and their own packets
 //! follow the pin.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
-use uplink_lab::{Background, Fault, Host, INTERNET4, now};
+use uplink_lab::{Background, Fault, Host, INTERNET4, LookupReport, Lookups, Site, now, pass};
 
-use crate::scene::{BRISK, INTERNET, Outcome, Scene, trial};
+use crate::scene::{BRISK, INTERNET, Outcome, PCI, Scene, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let table = format!("{BRISK}placement = \"table\"\n");
+    let first = table.clone();
     vec![
         trial("vpn: wg-quick for everything: left alone, its packets follow the pin", || wg_quick(BRISK)),
         trial("vpn: wg-quick for everything, placement table: the same", move || wg_quick(&table)),
+        trial("vpn: wg-quick for everything, up before uplinkd: no subnet is lost when it goes", || {
+            wg_quick_first(BRISK)
+        }),
+        trial(
+            "vpn: wg-quick for everything, up before uplinkd, placement table: no subnet is lost when it goes",
+            move || wg_quick_first(&first),
+        ),
         trial("vpn: a table and rules by mark: left alone, what is marked follows the pin", marked),
     ]
 }
@@ -58,6 +67,49 @@ fn wg_quick(toml: &str) -> Outcome {
     scene.leads_to("port")?;
     scene.finish()?;
     Ok(())
+}
+
+/// It came up first, so that its rules stand behind ours. When it goes, it deletes rules like ours, too,
+/// over and over until there are none that say what one of its own says.
+fn wg_quick_first(toml: &str) -> Outcome {
+    let site = Site::new()?;
+    site.worker.give_pci("port", PCI)?;
+    let [ours, theirs] = [Keys::new(&site.worker)?, Keys::new(&site.internet)?];
+    let (here, there) = (Background::start(&site.worker)?, Background::start(&site.internet)?);
+    answer(&site.internet, &there, &theirs, &ours)?;
+    site.worker.write(CONFIG, for_everything(&ours, &theirs))?;
+    here.command(&site.worker, "wg-quick", &["up", CONFIG])?;
+    let scene = Scene::begin(site, toml)?;
+    marked_lead_to(&scene, WG_MARK, "port")?;
+    scene.leads_to(TUNNEL)?;
+    arrives(&scene)?;
+    let worker = &scene.site.worker;
+    let beside = [scene.site.mgmt.gateway4.into(), scene.site.mgmt.gateway6_global.into()];
+    let lookups = Lookups::start(worker, &beside, Duration::from_millis(1))?;
+    here.command(worker, "wg-quick", &["down", CONFIG])?;
+    scene.leads_to("port")?;
+    // The longest that we hold back for one that took so few rules.
+    pass(Duration::from_millis(1500));
+    let astray = longest_beside("mgmt", &beside, &lookups.stop());
+    println!("management's subnet was reached elsewhere for {astray:?}");
+    if astray > Duration::from_millis(300) {
+        return Err(scene.explain(&format!("management's subnet was reached elsewhere for {astray:?}")));
+    }
+    scene.finish_among()?;
+    Ok(())
+}
+
+/// The longest time for which one of these addresses led elsewhere than through this interface.
+fn longest_beside(interface: &str, addresses: &[IpAddr], asked: &LookupReport) -> Duration {
+    let of = |address: &IpAddr| {
+        let ways: Vec<_> = asked.changes.iter().filter(|way| way.what.to == *address).collect();
+        let beside = ways.windows(2).map(|pair| match pair {
+            [way, next] if way.what.interface.as_deref() != Ok(interface) => next.at.since(way.at),
+            _ => Duration::ZERO,
+        });
+        beside.max().unwrap_or_default()
+    };
+    addresses.iter().map(of).max().unwrap_or_default()
 }
 
 /// As Tailscale does with an exit node: its own packets are marked and go by the main table, all others

@@ -1,9 +1,12 @@
 //! Another program that keeps undoing what we write.
 
+use uplink_core::policy::Placement;
 use uplink_core::snapshot::Family;
 use uplink_core::status::{Aside, Notice};
 
-use crate::sim::site::{MGMT, PORT, steered_worker};
+use crate::sim::bench::Bench;
+use crate::sim::lookup::Packet;
+use crate::sim::site::{MGMT, PORT, addresses, gateway, steered_worker, worker};
 use crate::sim::{ms, secs};
 
 #[test]
@@ -81,4 +84,34 @@ fn a_contest_does_not_keep_anybody_on_a_dead_path() {
     bench.revive(PORT);
     bench.run(secs(70));
     bench.assert_way(PORT);
+}
+
+/// `wg-quick down` deletes whatever looks up `main` without its default routes, over and over.
+#[test]
+fn no_rule_of_ours_leads_the_hosts_subnets_astray_for_long() {
+    for tracked in [false, true] {
+        let mut bench = worker();
+        bench.policy.placement = Placement::Table;
+        bench.kernel.tracked = tracked;
+        bench.start();
+        bench.run(secs(20));
+        bench.assert_way(PORT);
+        let own = addresses(MGMT, Family::Ipv4)[0].prefix.address;
+        let leads = |bench: &Bench, from| {
+            let packet = Packet { to: gateway(MGMT, Family::Ipv4), from, mark: 0, bound: None };
+            bench.kernel.lookup(packet).map(|hop| hop.link)
+        };
+        for _ in 0..100 {
+            bench.kernel.rules.retain(|rule| rule.suppress_prefix_length.is_none());
+            bench.kernel.changes += 1;
+            bench.run(ms(20));
+            for from in [None, Some(own)] {
+                assert_eq!(leads(&bench, from), Ok(MGMT), "{from:?}");
+            }
+        }
+        assert_eq!(bench.family(Family::Ipv4).aside, Some(Aside::Contest));
+        bench.run(secs(70));
+        bench.assert_way(PORT);
+        assert_eq!(bench.family(Family::Ipv4).aside, None);
+    }
 }
