@@ -7,7 +7,7 @@ use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::libc;
 use uplink_core::snapshot::Family;
 
-use super::wire::{ESTABLISHED, Found, LISTEN, Protocol, SYN_SENT, Say};
+use super::wire::{CLOSE, ESTABLISHED, Found, LISTEN, Protocol, SYN_SENT, Say};
 use crate::netlink::{RequestError, Requests};
 
 /// A netlink socket about sockets.
@@ -29,18 +29,22 @@ impl Diag {
     /// # Errors
     /// What it says if not: `EOPNOTSUPP` without `CONFIG_INET_DIAG_DESTROY`.
     pub(super) fn check(&mut self) -> Result<(), RequestError> {
-        self.listening()?;
+        self.listening(Protocol::Tcp)?;
         self.destroy(Protocol::Tcp, &Found::NONE).map(|_| ())
     }
 
-    /// The ports at which TCP connections are accepted.
+    /// The ports at which somebody hears everybody: there connections are accepted.
     ///
     /// # Errors
-    /// What the kernel says.
-    pub(super) fn listening(&mut self) -> Result<BTreeSet<u16>, RequestError> {
+    /// As those of [`Diag::find`].
+    pub(super) fn listening(&mut self, protocol: Protocol) -> Result<BTreeSet<u16>, RequestError> {
+        let states = match protocol {
+            Protocol::Tcp => LISTEN,
+            Protocol::Udp => CLOSE,
+        };
         let mut ports = BTreeSet::new();
         for family in Family::ALL {
-            let found = self.dump(Protocol::Tcp, family, LISTEN, None)?;
+            let found = self.dump(protocol, family, states, None)?;
             ports.extend(found.iter().map(Found::own_port));
         }
         Ok(ports)
@@ -49,7 +53,7 @@ impl Diag {
     /// TCP connections that stand or are being made, or connected UDP sockets, of this address.
     ///
     /// # Errors
-    /// What the kernel says. One that tells nothing of a protocol has no such sockets for us.
+    /// What the kernel says. One that tells nothing of UDP has no such sockets for us.
     pub(super) fn find(
         &mut self,
         protocol: Protocol,
@@ -60,10 +64,7 @@ impl Diag {
             Protocol::Tcp => ESTABLISHED | SYN_SENT,
             Protocol::Udp => ESTABLISHED,
         };
-        match self.dump(protocol, family, states, Some(address)) {
-            Err(RequestError::Refused { errno: libc::ENOENT, text: _ }) => Ok(Vec::new()),
-            found => found,
-        }
+        self.dump(protocol, family, states, Some(address))
     }
 
     /// Destroys a socket: who waits for it hears `ECONNABORTED`. Tells whether it was still there.
@@ -86,6 +87,11 @@ impl Diag {
         own: Option<IpAddr>,
     ) -> Result<Vec<Found>, RequestError> {
         let request = Say::tell_of(protocol, family, states, own);
-        self.requests.dump(&request, |message| Found::read(message.payload))
+        match self.requests.dump(&request, |message| Found::read(message.payload)) {
+            Err(RequestError::Refused { errno: libc::ENOENT, text: _ }) if protocol == Protocol::Udp => {
+                Ok(Vec::new())
+            }
+            found => found,
+        }
     }
 }

@@ -80,17 +80,18 @@ impl Sockets {
 }
 
 /// Closes the sockets with these addresses whose peers are reached by an elected uplink now. Who was
-/// accepted by a listener is left: a new connection is its peer's to make.
+/// accepted by a listener is left: a new connection is its peer's to make. So is who is bound to an
+/// interface: a new connection would take the same.
 fn close(closing: &Closing) -> Result<usize, RequestError> {
     let mut diag = Diag::open()?;
     let mut ways = Ways { requests: Requests::open()?, closing, known: BTreeMap::new() };
-    let listening = diag.listening()?;
     let mut closed = 0;
     for protocol in Protocol::ALL {
+        let listening = diag.listening(protocol)?;
         for (family, address) in socket_addresses(closing) {
             for socket in diag.find(protocol, family, address)? {
-                let accepted = protocol == Protocol::Tcp && listening.contains(&socket.own_port());
-                if closed < MAX_SOCKETS && !accepted && ways.lead_to(socket.peer())? {
+                let kept = socket.is_bound() || listening.contains(&socket.own_port());
+                if closed < MAX_SOCKETS && !kept && ways.lead_to(socket.peer())? {
                     closed += usize::from(diag.destroy(protocol, &socket)?);
                 }
             }

@@ -11,6 +11,8 @@ use crate::netlink::{RequestError, Requests, address_family, attributes, number}
 
 /// `struct rtmsg` (linux/rtnetlink.h).
 const HEADER_BYTES: usize = 12;
+/// Where the kind of route is in it.
+const KIND_AT: usize = 7;
 
 /// The interface by which a new socket, bound to nothing, would send to this address; none if it could not.
 pub(super) fn to(requests: &mut Requests, address: IpAddr) -> Result<Option<LinkIndex>, RequestError> {
@@ -25,8 +27,12 @@ pub(super) fn to(requests: &mut Requests, address: IpAddr) -> Result<Option<Link
     }
 }
 
-/// The interface of the route in an answer.
+/// The interface of the route in an answer; none if that leads to a group, or to all on the link: no gateway
+/// forwards to those.
 pub(super) fn read(payload: &[u8]) -> Option<LinkIndex> {
+    if *payload.get(KIND_AT)? != libc::RTN_UNICAST {
+        return None;
+    }
     let mut attributes = attributes(payload.get(HEADER_BYTES..)?).flatten();
     let (_, link) = attributes.find(|(kind, _)| *kind == libc::RTA_OIF)?;
     number(link).ok().map(LinkIndex)

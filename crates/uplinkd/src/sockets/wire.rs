@@ -14,6 +14,8 @@ use crate::netlink::address_family;
 /// States of TCP sockets; UDP has the first for those that are connected (`net/tcp_states.h`).
 pub(super) const ESTABLISHED: u32 = 1 << 1;
 pub(super) const SYN_SENT: u32 = 1 << 2;
+/// That of UDP sockets that hear everybody.
+pub(super) const CLOSE: u32 = 1 << 7;
 pub(super) const LISTEN: u32 = 1 << 10;
 
 /// A question about sockets (`SOCK_DIAG_BY_FAMILY`).
@@ -30,6 +32,8 @@ const ID_BYTES: usize = 48;
 const ADDRESS_BYTES: usize = 16;
 /// Where the peer's address begins in it.
 const PEER_AT: usize = 4 + ADDRESS_BYTES;
+/// Where the interface begins that it is bound to.
+const BOUND_AT: usize = PEER_AT + ADDRESS_BYTES;
 /// Where it begins in `struct inet_diag_msg`: behind family, state and timers.
 const ID_AT: usize = 4;
 
@@ -67,6 +71,13 @@ impl Found {
     pub(super) fn own_port(&self) -> u16 {
         let [high, low, ..] = self.id;
         u16::from_be_bytes([high, low])
+    }
+
+    /// Whether it is bound to an interface.
+    pub(super) fn is_bound(&self) -> bool {
+        let bound: [u8; 4] =
+            self.id.get(BOUND_AT..).and_then(|rest| rest.first_chunk().copied()).unwrap_or_default();
+        bound != [0; 4]
     }
 
     /// The address that it talks to. A socket of IPv6 can talk IPv4.
@@ -176,6 +187,7 @@ mod tests {
         payload.extend([0x1f, 0x90, 0x01, 0xbb]);
         payload.extend([7; 16]);
         payload.extend(peer);
+        payload.extend([0; 4]);
         payload.resize(72, 9);
         payload
     }
@@ -190,11 +202,19 @@ mod tests {
             let found = Found::read(&payload).unwrap();
             assert_eq!(found.own_port(), 8080);
             assert_eq!(found.peer(), "192.0.2.1".parse::<IpAddr>().unwrap());
+            assert!(!found.is_bound());
             let order = Say::destroy(Protocol::Udp, &found);
             assert_eq!((order.kind, order.body.len()), (21, 56));
             assert_eq!(order.body[..4], [payload[0], 17, 0, 0]);
             assert_eq!(order.body[8..], payload[4..52]);
         }
+    }
+
+    #[test]
+    fn the_interface_that_a_socket_is_bound_to_is_behind_its_addresses() {
+        let mut payload = told(libc::AF_INET6, &[0; 16]);
+        payload[40..44].copy_from_slice(&3_u32.to_ne_bytes());
+        assert!(Found::read(&payload).unwrap().is_bound());
     }
 
     #[test]

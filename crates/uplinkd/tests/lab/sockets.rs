@@ -15,6 +15,9 @@ const CONNECTED: Duration = Duration::from_secs(10);
 /// Nothing happens to a socket that is left alone, in this time after a switch.
 const LEFT_ALONE: Duration = Duration::from_millis(700);
 
+/// Whom no gateway forwards to: groups and all, in IPv4 and in IPv6.
+const EVERYBODY: [&[&str]; 2] = [&["239.1.2.3", "255.255.255.255"], &["ff05::1234"]];
+
 pub(crate) fn trials() -> Vec<Trial> {
     let closed = |ill| move || closed(ill);
     vec![
@@ -91,6 +94,20 @@ impl Held {
         Ok(Self { what: format!("TCP to {named}"), near, _far: Some(far.into()) })
     }
 
+    /// A TCP connection by a socket that is bound to an interface: a new one would take the same.
+    fn bound(from: &Host, interface: &str, to: &Host, address: IpAddr) -> Result<Self, Failed> {
+        let listener = to.run(move || TcpListener::bind((address, 0)))?;
+        let (target, device) = (listener.local_addr()?, interface.to_owned());
+        let near = from.run(move || {
+            let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
+            socket.bind_device(Some(device.as_bytes()))?;
+            socket.connect_timeout(&target.into(), CONNECTED)?;
+            Ok::<_, std::io::Error>(socket)
+        })?;
+        let (far, _) = listener.accept()?;
+        Ok(Self { what: format!("TCP by {interface} to {address}"), near, _far: Some(far.into()) })
+    }
+
     /// What the listener on the other host's side accepted: the worker's end of a connection to it.
     fn accepted(worker: &Host, address: IpAddr, client: &Host) -> Result<(Self, TcpListener), Failed> {
         let listener = worker.run(move || TcpListener::bind((address, 0)))?;
@@ -110,6 +127,32 @@ impl Held {
             Ok::<_, std::io::Error>(socket)
         })?;
         Ok(Self { what: format!("UDP to {address}"), near: near.into(), _far: None })
+    }
+
+    /// A connected UDP socket with this address and port.
+    fn udp_from(from: &Host, own: SocketAddr, address: IpAddr) -> Result<Self, Failed> {
+        let near = from.run(move || {
+            let socket = Socket::new(Domain::for_address(own), Type::DGRAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.set_broadcast(true)?;
+            socket.bind(&own.into())?;
+            socket.connect(&SocketAddr::new(address, 9).into())?;
+            Ok::<_, std::io::Error>(socket)
+        })?;
+        Ok(Self { what: format!("UDP from {own} to {address}"), near, _far: None })
+    }
+
+    /// What a server of UDP has, as one of QUIC does: a socket for all, and one for a client.
+    fn served(worker: &Host, own: IpAddr, client: IpAddr) -> Result<[Self; 2], Failed> {
+        let all = worker.run(move || {
+            let socket = Socket::new(Domain::for_address(SocketAddr::new(own, 0)), Type::DGRAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&SocketAddr::new(unspecified(own), 0).into())?;
+            Ok::<_, std::io::Error>(socket)
+        })?;
+        let port = all.local_addr()?.as_socket().ok_or("no IP socket")?.port();
+        let one = Self::udp_from(worker, SocketAddr::new(own, port), client)?;
+        Ok([Self { what: "UDP for all".to_owned(), near: all, _far: None }, one])
     }
 
     fn own_address(&self) -> Result<IpAddr, Failed> {
@@ -167,6 +210,11 @@ fn others(scene: &Scene) -> Result<(Vec<Held>, Vec<TcpListener>), Failed> {
             [port.gateway4.into(), port.gateway6_global.into()][at],
         )?);
         held.push(Held::tcp(worker, Some(own), worker, own)?);
+        held.push(Held::bound(worker, "port", internet, address)?);
+        held.extend(Held::served(worker, own, address)?);
+        for group in EVERYBODY[at] {
+            held.push(Held::udp_from(worker, SocketAddr::new(own, 0), group.parse()?)?);
+        }
         let (accepted, listener) = Held::accepted(worker, own, internet)?;
         held.push(accepted);
         listeners.push(listener);
