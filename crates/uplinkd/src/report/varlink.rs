@@ -162,7 +162,8 @@ fn lock(path: &Path) -> Result<File, ServeError> {
         .map_err(refused)?;
     match lock.try_lock() {
         Ok(()) => {
-            lock.set_len(0).and_then(|()| writeln!(lock, "{}", process::id())).map_err(refused)?;
+            // Where there is no room for it, whoever is refused hears no number.
+            let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", process::id()));
             Ok(lock)
         }
         Err(TryLockError::WouldBlock) => Err(running(path, lock)),

@@ -40,6 +40,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("stopped, and started while the port is silent: no move to it", started_while_silent),
         trial("killed before it remembered a move: the kernel's table counts", forgetful),
         trial("memory damaged, older, of another version: it says so and keeps the pin", other_memory),
+        trial("restarted where there is no room for files: it begins, says so and keeps the pin", no_room),
         trial("a second instance is refused, the first goes on", second_instance),
     ]
 }
@@ -315,6 +316,27 @@ fn other_memory() -> Outcome {
             scene.becomes("port", family, "up")?;
         }
     }
+    assert_eq!(scene.writes(since)?, [], "the pin was to be taken over");
+    let ending = scene.finish()?;
+    assert!(ending.streams.iter().all(|stream| stream.lost == 0), "packets were lost: {ending:?}");
+    Ok(())
+}
+
+fn no_room() -> Outcome {
+    let mut scene = Scene::usual()?;
+    let since = end(&mut scene, Signal::SIGUSR2)?;
+    let worker = &scene.site.worker;
+    worker.command("mount", &["-t", "tmpfs", "-o", "size=4k", "tmpfs", "/run/uplinkd"])?;
+    worker.write("/run/uplinkd/of-others", [0; 4096])?;
+    scene.start_again("")?;
+    let started = scene.daemon.started();
+    let told = "a restart will begin without memory";
+    scene.daemon.wait_for_log(told, started, SOON, |line| line.contains(MEMORY) && line.contains(told))?;
+    for family in Family::ALL {
+        scene.becomes("port", family, "up")?;
+    }
+    let second = uplinkd(&scene.site.worker, &["run"])?;
+    assert!(second.said.contains("another uplinkd is running:"), "{}", second.said);
     assert_eq!(scene.writes(since)?, [], "the pin was to be taken over");
     let ending = scene.finish()?;
     assert!(ending.streams.iter().all(|stream| stream.lost == 0), "packets were lost: {ending:?}");
