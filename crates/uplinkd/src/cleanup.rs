@@ -29,37 +29,47 @@ pub(crate) enum CleanupError {
         /// What the kernel said.
         outcome: Outcome,
     },
+    /// It looks like ours, and the kernel does not find it when it is asked to delete it.
+    #[error("something of ours stays: tried in vain to {0}; delete it by hand")]
+    Stays(Box<Op>),
 }
 
 /// Removes every route, rule and nftables table of ours, in both families, and puts back the settings that
-/// we changed; returns how many there were. To be called within the
-/// runtime.
+/// we changed; returns how many there were. What cannot be removed keeps nothing else. To be called within
+/// the runtime.
 ///
 /// # Errors
 /// See [`CleanupError`].
 pub(crate) fn cleanup() -> Result<usize, CleanupError> {
     let (mut observer, mut applier) = (Observer::open()?, Applier::open()?);
     let mut removed = 0;
+    let mut refused = None;
     for _ in 0..ROUNDS {
-        let ops = left(observer.snapshot());
-        if ops.is_empty() {
-            break;
-        }
-        let outcomes = applier.carry_out(&ops);
-        removed += outcomes.iter().filter(|outcome| **outcome == Outcome::Done).count();
-        for (op, outcome) in ops.into_iter().zip(outcomes) {
-            if let Outcome::Refused(_) = outcome {
-                return Err(CleanupError::Refused { op: Box::new(op), outcome });
-            }
+        refused = None;
+        for ops in left(observer.snapshot()) {
+            let outcomes = applier.carry_out(&ops);
+            removed += outcomes.iter().filter(|outcome| **outcome == Outcome::Done).count();
+            let is_refused = |(_, outcome): &(Op, Outcome)| matches!(outcome, Outcome::Refused(_));
+            refused = refused.or(ops.into_iter().zip(outcomes).find(is_refused));
         }
         observer.look_at_own()?;
+        if left(observer.snapshot()).is_empty() {
+            return Ok(removed);
+        }
     }
-    Ok(removed)
+    let stays = left(observer.snapshot()).into_iter().flatten().next();
+    match (refused, stays) {
+        (Some((op, outcome)), _) => Err(CleanupError::Refused { op: Box::new(op), outcome }),
+        (None, Some(op)) => Err(CleanupError::Stays(Box::new(op))),
+        (None, None) => Ok(removed),
+    }
 }
 
-/// What is ours: what a plan with nothing wanted would remove.
-fn left(snapshot: &Snapshot) -> Vec<Op> {
+/// What would remove all that is ours: a plan with nothing wanted. Of what is together, each operation
+/// needs those before it.
+fn left(snapshot: &Snapshot) -> Vec<Vec<Op>> {
     let policy = Policy::default();
     let plans = Family::ALL.map(|family| plan(snapshot, &policy, family, None, &[], &[]));
-    plans.into_iter().flat_map(|plan| [plan.pin, plan.paths, plan.ways].concat()).collect()
+    let parts = plans.into_iter().flat_map(|plan| [plan.pin, plan.paths, plan.ways]);
+    parts.filter(|ops| !ops.is_empty()).collect()
 }

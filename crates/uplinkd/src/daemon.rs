@@ -358,11 +358,15 @@ pub(crate) fn with_mode(policy: Policy, dry_run: bool) -> Policy {
 /// Who observes steers no more: a pin that stayed would be tended by nobody, and lead to its path even
 /// when that is dead. A dry run leaves alone what the daemon beside it tends.
 fn withdraw(mode: Mode, dry_run: bool) -> Result<(), CleanupError> {
-    if mode == Mode::Observe && !dry_run {
-        let removed = cleanup()?;
-        if removed > 0 {
-            tracing::info!("removed {removed} routes and rules: from now on we only observe");
-        }
+    if mode != Mode::Observe || dry_run {
+        return Ok(());
+    }
+    match cleanup() {
+        Ok(0) => {}
+        Ok(removed) => tracing::info!("removed {removed} routes and rules: from now on we only observe"),
+        // Nobody could take it away, we as little as at a stop.
+        Err(stays @ CleanupError::Stays(_)) => tracing::error!("{stays}"),
+        Err(error) => return Err(error),
     }
     Ok(())
 }

@@ -35,6 +35,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("cleanup removes a dead daemon's pin and nothing else", cleanup_main),
         trial("cleanup removes a dead daemon's tables and rules and nothing else", cleanup_table),
+        trial("cleanup says what it cannot remove, and removes the rest", cleanup_in_vain),
         trial("without a capability: a clear error, nothing is touched", unprivileged),
         trial("with the unit's two capabilities alone it steers", two_capabilities),
         trial("systemd is told: ready once, how it is, and that it lives", systemd_is_told),
@@ -86,6 +87,26 @@ fn cleanup(toml: &str, foreign: &[&str]) -> Outcome {
     let again = uplinkd(worker, &["cleanup"])?;
     assert!(again.said.contains("removed 0 "), "{}", again.said);
     assert_eq!(scene.lookups.report().failed, 0, "lookups failed");
+    Ok(())
+}
+
+/// The kernel finds no such route when it is asked to delete it by its gateway and interface.
+fn cleanup_in_vain() -> Outcome {
+    let site = Site::new()?;
+    let before = site.worker.table_text()?;
+    for line in [
+        "nexthop add id 4 via 10.0.120.1 dev port",
+        "-4 route add default nhid 4 metric 50 proto 117",
+        "-4 route add default via 10.0.10.1 metric 60 proto 117",
+        "-6 route add default via fe80::1 dev mgmt metric 60 proto 117",
+    ] {
+        site.worker.ip(line)?;
+    }
+    let cleaned = uplinkd(&site.worker, &["cleanup"])?;
+    assert_eq!(cleaned.code, Some(1), "{}", cleaned.said);
+    assert!(cleaned.said.contains("something of ours stays: tried in vain to delete"), "{}", cleaned.said);
+    site.worker.ip("nexthop delete id 4")?;
+    assert_eq!(site.worker.table_text()?, before);
     Ok(())
 }
 
