@@ -81,7 +81,7 @@ impl Sockets {
 
 /// Closes the sockets with these addresses whose peers are reached by an elected uplink now. Who was
 /// accepted by a listener is left: a new connection is its peer's to make. So is who is bound to an
-/// interface: a new connection would take the same.
+/// interface, for a new connection would take the same; and what is one path of several.
 fn close(closing: &Closing) -> Result<usize, RequestError> {
     let mut diag = Diag::open()?;
     let mut ways = Ways { requests: Requests::open()?, closing, known: BTreeMap::new() };
@@ -90,7 +90,8 @@ fn close(closing: &Closing) -> Result<usize, RequestError> {
         let listening = diag.listening(protocol)?;
         for (family, address) in socket_addresses(closing) {
             for socket in diag.find(protocol, family, address)? {
-                let kept = socket.is_bound() || listening.contains(&socket.own_port());
+                let accepted = listening.contains(&socket.own_port());
+                let kept = accepted || socket.is_bound() || socket.is_multipath();
                 if closed < MAX_SOCKETS && !kept && ways.lead_to(socket.peer())? {
                     closed += usize::from(diag.destroy(protocol, &socket)?);
                 }

@@ -9,7 +9,7 @@ use netlink_packet_core::{NetlinkPayload, NetlinkSerializable};
 use nix::libc;
 use uplink_core::snapshot::{Family, Prefix};
 
-use crate::netlink::address_family;
+use crate::netlink::{address_family, attributes, text};
 
 /// States of TCP sockets; UDP has the first for those that are connected (`net/tcp_states.h`).
 pub(super) const ESTABLISHED: u32 = 1 << 1;
@@ -37,6 +37,14 @@ const BOUND_AT: usize = PEER_AT + ADDRESS_BYTES;
 /// Where it begins in `struct inet_diag_msg`: behind family, state and timers.
 const ID_AT: usize = 4;
 
+/// Where attributes begin behind `struct inet_diag_msg`.
+const ATTRIBUTES_AT: usize = 72;
+/// The attribute about what lies above TCP (`INET_DIAG_ULP_INFO`), and its name in that (`INET_ULP_INFO_NAME`).
+const UPPER: u16 = 19;
+const UPPER_NAME: u16 = 1;
+/// What a question asks for to be told that: with `struct tcp_info`, not without (`INET_DIAG_INFO`, as a bit).
+const WITH_UPPER: u8 = 1 << (2 - 1);
+
 /// What a socket speaks, by its number of IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
@@ -53,18 +61,25 @@ impl Protocol {
 pub(super) struct Found {
     family: u8,
     id: [u8; ID_BYTES],
+    multipath: bool,
 }
 
 impl Found {
     /// No socket has this name.
-    pub(super) const NONE: Self = Self { family: 2, id: [0; ID_BYTES] };
+    pub(super) const NONE: Self = Self { family: 2, id: [0; ID_BYTES], multipath: false };
 
     /// The socket of an answer; none if that cannot be read.
     pub(super) fn read(payload: &[u8]) -> Option<Self> {
         let family = *payload.first()?;
         let known = [libc::AF_INET, libc::AF_INET6].contains(&family.into());
         let id = *payload.get(ID_AT..)?.first_chunk()?;
-        known.then_some(Self { family, id })
+        known.then_some(Self { family, id, multipath: is_multipath(payload) })
+    }
+
+    /// Whether it is one path of a connection of several (RFC 8684). The kernel looks after those itself, and
+    /// tells the program nothing when the last is destroyed.
+    pub(super) const fn is_multipath(&self) -> bool {
+        self.multipath
     }
 
     /// Its own port.
@@ -91,6 +106,14 @@ impl Found {
     }
 }
 
+fn is_multipath(payload: &[u8]) -> bool {
+    let find =
+        |within, kind| attributes(within).flatten().find(|(found, _)| *found == kind).map(|(_, value)| value);
+    let upper = payload.get(ATTRIBUTES_AT..).and_then(|all| find(all, UPPER));
+    let name = upper.and_then(|upper| find(upper, UPPER_NAME));
+    name.is_some_and(|name| text(name).is_ok_and(|name| name == "mptcp"))
+}
+
 /// What we say to the kernel.
 #[derive(Debug, Clone)]
 pub(super) struct Say {
@@ -99,17 +122,18 @@ pub(super) struct Say {
 }
 
 impl Say {
-    /// Tell of all sockets in these states, or only of those with this address.
+    /// Tell of all sockets in these states, or only, and more, of those with this address.
     pub(super) fn tell_of(protocol: Protocol, family: Family, states: u32, own: Option<IpAddr>) -> Self {
         let family = address_family(family).into();
-        let mut body = request(family, protocol, states, &Found::NONE.id);
+        let more = if own.is_some() { WITH_UPPER } else { 0 };
+        let mut body = request(family, protocol, more, states, &Found::NONE.id);
         body.extend(own.into_iter().flat_map(filter));
         Self { kind: TELL_OF, body }
     }
 
     /// Destroy this very socket: the cookie in its name is of no other.
     pub(super) fn destroy(protocol: Protocol, socket: &Found) -> Self {
-        Self { kind: DESTROY, body: request(socket.family, protocol, 0, &socket.id) }
+        Self { kind: DESTROY, body: request(socket.family, protocol, 0, 0, &socket.id) }
     }
 }
 
@@ -134,8 +158,8 @@ impl From<Say> for NetlinkPayload<Say> {
 }
 
 /// `struct inet_diag_req_v2`.
-fn request(family: u8, protocol: Protocol, states: u32, id: &[u8; ID_BYTES]) -> Vec<u8> {
-    [&[family, protocol as u8, 0, 0], states.to_ne_bytes().as_slice(), id].concat()
+fn request(family: u8, protocol: Protocol, more: u8, states: u32, id: &[u8; ID_BYTES]) -> Vec<u8> {
+    [&[family, protocol as u8, more, 0], states.to_ne_bytes().as_slice(), id].concat()
 }
 
 /// An attribute with a filter of one instruction (`struct inet_diag_bc_op` with `inet_diag_hostcond`): this
@@ -215,6 +239,16 @@ mod tests {
         let mut payload = told(libc::AF_INET6, &[0; 16]);
         payload[40..44].copy_from_slice(&3_u32.to_ne_bytes());
         assert!(Found::read(&payload).unwrap().is_bound());
+    }
+
+    #[test]
+    fn one_path_of_several_is_known_by_what_lies_above_tcp() {
+        for (name, expected) in [(b"mptcp\0\0\0", true), (b"tls\0\0\0\0\0", false)] {
+            let mut payload = told(libc::AF_INET, &[0; 16]);
+            payload.extend([[5, 0, 8, 0].as_slice(), &[1, 0, 0, 0]].concat());
+            payload.extend([[16, 0, 19, 0x80].as_slice(), &[10, 0, 1, 0], name].concat());
+            assert_eq!(Found::read(&payload).unwrap().is_multipath(), expected);
+        }
     }
 
     #[test]

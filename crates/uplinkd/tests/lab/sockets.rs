@@ -1,11 +1,12 @@
 //! Closing the sockets that keep to the address of an uplink that is down.
 
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 use nix::libc::ECONNABORTED;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use uplink_lab::{End, Fault, Host, Uplink, pass};
 
 use crate::scene::{BRISK, INTERNET, Outcome, Scene, trial};
@@ -92,6 +93,34 @@ impl Held {
         })?;
         let (far, _) = listener.accept()?;
         Ok(Self { what: format!("TCP to {named}"), near, _far: Some(far.into()) })
+    }
+
+    /// A connection of several paths (RFC 8684), which has one so far: without that nobody tells the program.
+    fn multipath(from: &Host, to: &Host, address: IpAddr) -> Result<Self, Failed> {
+        let open = move || {
+            let socket = Socket::new(
+                Domain::for_address(SocketAddr::new(address, 0)),
+                Type::STREAM,
+                Some(Protocol::MPTCP),
+            )?;
+            Ok::<_, std::io::Error>(socket)
+        };
+        let listener = to.run(move || {
+            let socket = open()?;
+            socket.bind(&SocketAddr::new(address, 0).into())?;
+            socket.listen(1)?;
+            Ok::<_, std::io::Error>(socket)
+        })?;
+        let target = listener.local_addr()?;
+        let near = from.run(move || {
+            let socket = open()?;
+            socket.connect_timeout(&target, CONNECTED)?;
+            Ok::<_, std::io::Error>(socket)
+        })?;
+        let (mut far, _) = listener.accept()?;
+        far.write_all(b"!")?;
+        (&near).read_exact(&mut [0; 1])?;
+        Ok(Self { what: format!("MPTCP to {address}"), near, _far: Some(far) })
     }
 
     /// A TCP connection by a socket that is bound to an interface: a new one would take the same.
@@ -211,6 +240,7 @@ fn others(scene: &Scene) -> Result<(Vec<Held>, Vec<TcpListener>), Failed> {
         )?);
         held.push(Held::tcp(worker, Some(own), worker, own)?);
         held.push(Held::bound(worker, "port", internet, address)?);
+        held.push(Held::multipath(worker, internet, address)?);
         held.extend(Held::served(worker, own, address)?);
         for group in EVERYBODY[at] {
             held.push(Held::udp_from(worker, SocketAddr::new(own, 0), group.parse()?)?);
