@@ -227,9 +227,9 @@ fn told(journal: &UnixDatagram) -> Result<Vec<String>, Failed> {
 fn units() -> Outcome {
     let host = Host::new("host")?;
     // The program is not installed where the tests run: its own path stands for the installed one.
-    for unit in ["uplinkd.service", "uplinkd-cleanup.service"] {
+    for (unit, key) in [("uplinkd.service", "ExecStart"), ("uplinkd-cleanup.service", "ExecStop")] {
         let text = fs::read_to_string(Path::new(UNITS).join(unit))?;
-        let command = setting(&text, "ExecStart")?;
+        let command = setting(&text, key)?;
         let mut arguments: Vec<&str> = command.split_whitespace().collect();
         assert_eq!(arguments.remove(0), INSTALLED, "{unit}");
         arguments.push("--help");

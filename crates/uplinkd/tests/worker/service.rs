@@ -15,6 +15,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_crash_is_restarted_and_loses_no_lookup", crash),
         trial("one_that_hangs_is_restarted_by_the_watchdog", watchdog),
         trial("after_the_start_limit_what_is_left_is_removed", start_limit),
+        trial("a_stop_between_two_processes_leaves_nothing", stopped_between),
         trial("who_undoes_the_pin_is_named_in_the_journal", names_who_undoes_it),
         trial("the_script_that_it_replaces_is_stopped", replaces_the_script),
         trial("a_wrong_configuration_is_not_tried_again_and_leaves_nothing", wrong_configuration),
@@ -108,6 +109,35 @@ fn start_limit() -> Outcome {
     worker.systemctl(&["reset-failed", UNIT])?;
     worker.systemctl(&["start", UNIT])?;
     worker.leads_to("port", SOON)
+}
+
+/// A stop that comes while systemd restarts it finds no process that it could ask.
+fn stopped_between() -> Outcome {
+    let worker = Worker::running(PATIENT)?;
+    let drop_in = "/etc/systemd/system/uplinkd.service.d/later.conf";
+    worker.write(drop_in, "[Service]\nRestartSec=10s\n")?;
+    worker.systemctl(&["daemon-reload"])?;
+    let lookups = worker.lookups()?;
+    let restarts = || worker.systemctl(&["restart", "--no-block", UNIT]).map(drop);
+    let crashes = || {
+        worker.systemctl(&["kill", "--kill-whom=main", "--signal=SIGKILL", UNIT])?;
+        let waits = || Ok(worker.property(UNIT, "SubState")? == "auto-restart");
+        worker.until("it waits to be started again", SOON, waits)
+    };
+    let ends: [&dyn Fn() -> Outcome; 2] = [&restarts, &crashes];
+    for end in ends {
+        worker.until("all is laid", SOON, || Ok(worker.table()?.0.len() == 2 * (1 + 2 * 3)))?;
+        end()?;
+        worker.systemctl(&["stop", UNIT])?;
+        worker.until("nothing of ours is left", SOON, || Ok(worker.table()?.0.is_empty()))?;
+        let state = worker.property(UNIT, "ActiveState")?;
+        if state != "inactive" {
+            return Err(worker.explain(&format!("it is {state}")));
+        }
+        worker.systemctl(&["start", UNIT])?;
+        worker.leads_to("port", SOON)?;
+    }
+    none_failed(lookups)
 }
 
 /// Told once, by its exit code; and then it is as if nothing had been installed.
