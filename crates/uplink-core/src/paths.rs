@@ -8,9 +8,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::discover::{foreign_defaults, own_defaults};
+use crate::discover::foreign_defaults;
 use crate::marks::{Check, Marked, OwnMarks};
 use crate::own::{Lookup, Op, OwnRule, RuleForm, probe_table, unsafe_rules};
+use crate::plan::own_default;
 use crate::snapshot::{Address, Attributes, Family, Hop, LinkIndex, Mark, Prefix, Rule, Snapshot, protocol};
 use crate::status::PathRulesStatus;
 
@@ -60,8 +61,8 @@ pub fn sources(snapshot: &Snapshot, link: LinkIndex, family: Family) -> Vec<Pref
     hosts.filter(|host| seen.insert(*host)).take(MAX_SOURCES).collect()
 }
 
-/// The operations that lead from what the kernel has to the path rules of these paths. `bits` are those of
-/// the marks, if connections are to be marked.
+/// The operations that lead from what the kernel has to the path rules of these paths, those first that need
+/// a mark most. `bits` are those of the marks, if connections are to be marked.
 pub(crate) fn plan(snapshot: &Snapshot, family: Family, ways: &[PathWay], bits: Option<u32>) -> Vec<Op> {
     let standing: Vec<OwnRule> = standing_rules(snapshot, family).collect();
     let table = table(snapshot, family);
@@ -141,7 +142,7 @@ pub(crate) fn left(snapshot: &Snapshot, family: Family) -> Vec<PathWay> {
     };
     let marked = table(snapshot, family).into_iter().flat_map(|table| &table.uplinks);
     let ways = marked.filter(|marked| is_there(marked.link)).filter_map(|marked| {
-        let route = own_defaults(snapshot, family).find(|route| route.table() == probe_table(marked.link))?;
+        let route = own_default(snapshot, family, marked.link)?;
         let (hop, attributes) = (route.legs().single()?.clone(), route.attributes().clone());
         Some(PathWay { hop, attributes, sources: Vec::new(), keep_only: true, check_set: false })
     });
@@ -194,20 +195,21 @@ fn stale<'a>(standing: &'a [OwnRule], wanted: &'a [OwnRule]) -> impl Iterator<It
     standing.iter().enumerate().filter(is_stale).map(|(_, rule)| rule.clone())
 }
 
-/// Marks for these paths. Who has one keeps it: connections that came in bear it.
+/// Marks for these paths, the first of them if there are too few. Who has one keeps it: connections that came
+/// in bear it.
 fn assign(snapshot: &Snapshot, family: Family, ways: &[PathWay], bits: u32) -> OwnMarks {
     let table = table(snapshot, family);
     let before = |link| table.and_then(|table| table.of(link));
     let kept = |link| before(link).map(|marked| marked.mark).filter(|mark| mark.mask == bits);
+    let step = 1_u32.checked_shl(bits.trailing_zeros()).unwrap_or(0);
+    let values = bits.checked_div(step).and_then(|values| usize::try_from(values).ok()).unwrap_or(0);
+    let marked = ways.iter().filter(|way| !way.keep_only || before(way.hop.link).is_some());
+    let ways: Vec<&PathWay> = marked.take(values).collect();
     let mut taken: BTreeSet<u32> =
         ways.iter().filter_map(|way| kept(way.hop.link)).map(|mark| mark.value).collect();
-    let step = 1_u32.checked_shl(bits.trailing_zeros()).unwrap_or(0);
     let mut uplinks: Vec<Marked> = Vec::new();
     for way in ways {
         let link = way.hop.link;
-        if way.keep_only && before(link).is_none() {
-            continue;
-        }
         let free = || (1..).map_while(|n| step.checked_mul(n)).take_while(|v| v & bits == *v && *v > 0);
         let value = kept(link).map(|mark| mark.value).or_else(|| free().find(|v| !taken.contains(v)));
         let Some(value) = value else { continue };
@@ -216,6 +218,8 @@ fn assign(snapshot: &Snapshot, family: Family, ways: &[PathWay], bits: u32) -> O
         let check = check(snapshot, family, link, noted.or(before(link).map(|marked| marked.check)));
         uplinks.push(Marked { link, mark: Mark { value, mask: bits }, check });
     }
+    // The same table, whoever is elected.
+    uplinks.sort_by_key(|marked| marked.mark);
     OwnMarks { family, uplinks, intact: true }
 }
 

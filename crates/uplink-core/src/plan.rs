@@ -114,6 +114,12 @@ pub fn current_pin(snapshot: &Snapshot, family: Family) -> Option<OwnRoute> {
     own_defaults(snapshot, family).filter(|pin| pin.table() == place).min_by_key(OwnRoute::metric)
 }
 
+/// The route that decides lookups in an interface's own table.
+pub(crate) fn own_default(snapshot: &Snapshot, family: Family, link: LinkIndex) -> Option<OwnRoute> {
+    let table = probe_table(link);
+    own_defaults(snapshot, family).filter(|route| route.table() == table).min_by_key(OwnRoute::metric)
+}
+
 /// One family's default routes and our rules, as the kernel has them.
 struct Table<'a> {
     family: Family,

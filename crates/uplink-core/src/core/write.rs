@@ -1,7 +1,6 @@
 //! Has planned operations carried out, and takes in what the kernel said.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 
 use super::{Core, FamilyState, paths};
 use crate::contest::Contest;
@@ -9,9 +8,9 @@ use crate::discover::{Path, PathKey, Uplink, Way};
 use crate::event::{Outcome, Output};
 use crate::judge::{Judge, Standing};
 use crate::marks::{Check, OwnMarks};
-use crate::own::{Leg, Legs, Op};
+use crate::own::{Leg, Legs, Op, OwnRoute};
 use crate::paths::{self, MAX_UPLINKS, PathWay, sources};
-use crate::plan::{Plan, ProbeWay, Wanted, current_pin, plan, without_unsafe_rules};
+use crate::plan::{Plan, ProbeWay, Wanted, current_pin, own_default, plan, without_unsafe_rules};
 use crate::policy::{Mode, PathRules};
 use crate::snapshot::{Attributes, Family, Hop, LinkIndex, Prefix};
 use crate::status::{Aside, Notice};
@@ -176,24 +175,48 @@ impl Core {
         })
     }
 
-    /// Where a path leads. While the gateway that it has now never answered, that is the one that the pin
-    /// leads to: the route moves to nothing less proven.
+    /// Where a path leads by the pin.
     fn proven_way(&self, key: &PathKey, path: &Path) -> Option<(Hop, Attributes)> {
+        self.way_but_for(key, path, current_pin(self.snapshot.as_ref()?, key.family))
+    }
+
+    /// Where it leads by its own table.
+    fn own_way(&self, key: &PathKey, path: &Path) -> Option<(Hop, Attributes)> {
+        let (snapshot, link) = (self.snapshot.as_ref()?, path.hop.as_ref()?.link);
+        self.way_but_for(key, path, own_default(snapshot, key.family, link))
+    }
+
+    /// Where a path leads. While the gateway that it has now never answered, that is where the route leads
+    /// that stands: lookups move to nothing less proven.
+    fn way_but_for(
+        &self,
+        key: &PathKey,
+        path: &Path,
+        standing: Option<OwnRoute>,
+    ) -> Option<(Hop, Attributes)> {
         let hop = path.hop.clone()?;
         let unproven = self.judges.get(key).is_some_and(Judge::is_unproven);
-        let pin = current_pin(self.snapshot.as_ref()?, key.family).filter(|_| unproven);
-        let pinned = pin.and_then(|pin| {
-            let leg = pin.legs().iter().find(|leg| leg.hop.link == hop.link && leg.hop != hop)?;
-            Some((leg.hop.clone(), pin.attributes().clone()))
+        let led = standing.filter(|_| unproven).and_then(|route| {
+            let leg = route.legs().iter().find(|leg| leg.hop.link == hop.link && leg.hop != hop)?;
+            Some((leg.hop.clone(), route.attributes().clone()))
         });
-        Some(pinned.unwrap_or_else(|| (hop, path.attributes.clone())))
+        Some(led.unwrap_or_else(|| (hop, path.attributes.clone())))
     }
 
     fn probe_ways(&self, family: Family) -> Vec<ProbeWay> {
-        paths(&self.uplinks)
-            .filter(|(key, path)| key.family == family && !matches!(path.way, Way::Broken(_)))
-            .flat_map(|(_, path)| path.targets.iter().filter_map(|target| probe_way(path, target.address())))
-            .collect()
+        let probed = paths(&self.uplinks)
+            .filter(|(key, path)| key.family == family && !matches!(path.way, Way::Broken(_)));
+        let ways = probed.filter_map(|(key, path)| {
+            let ((hop, attributes), from) = (self.own_way(&key, path)?, Prefix::host(path.source?));
+            let targets = path.targets.iter().map(|target| Prefix::host(target.address()));
+            Some(targets.map(move |to| ProbeWay {
+                hop: hop.clone(),
+                attributes: attributes.clone(),
+                from,
+                to,
+            }))
+        });
+        ways.flatten().collect()
     }
 
     /// The paths that answers are kept on; none where there is nothing to keep apart.
@@ -207,7 +230,11 @@ impl Core {
         if snapshot.is_none() || all.len() + left.len() < 2 {
             return Vec::new();
         }
-        let ways = all.iter().filter_map(|(key, path)| self.path_way(key, path));
+        // What comes in by an uplink without a mark is answered by the elected ones: those need one most, lest
+        // an answer from another uplink's address keep to that.
+        let is_elected = |(key, _): &&(PathKey, &Path)| self.family(family).election.is_elected(&key.uplink);
+        let (elected, others): (Vec<_>, Vec<_>) = all.iter().partition(is_elected);
+        let ways = elected.into_iter().chain(others).filter_map(|(key, path)| self.path_way(key, path));
         ways.chain(left).take(MAX_UPLINKS).collect()
     }
 
@@ -255,7 +282,7 @@ impl Core {
     /// A connection stays with the path that it came in by even while that is silent: what comes in by
     /// another is marked anew. But what began here, from its address, is not kept on a dead path.
     fn path_way(&self, key: &PathKey, path: &Path) -> Option<PathWay> {
-        let (hop, standing) = (path.hop.clone()?, self.judges.get(key)?.standing());
+        let ((hop, attributes), standing) = (self.own_way(key, path)?, self.judges.get(key)?.standing());
         let shared = self.family(key.family).election.shared();
         let (led, keep_only) = match standing {
             Standing::Broken(_) => return None,
@@ -268,7 +295,7 @@ impl Core {
         // Undecided: what the process before left stays.
         let keep_only = keep_only || self.family(key.family).election.elected().is_empty();
         let check_set = self.checks_set.contains(&hop.link);
-        Some(PathWay { hop, attributes: path.attributes.clone(), sources, keep_only, check_set })
+        Some(PathWay { hop, attributes, sources, keep_only, check_set })
     }
 
     pub(super) fn applied(&mut self, outcomes: &[Outcome], now: Instant) {
@@ -380,13 +407,4 @@ impl FamilyState {
         let news = self.part(part).is_news(op, outcome);
         news.then(|| Notice::Refused { op: op.clone(), outcome: outcome.clone() })
     }
-}
-
-fn probe_way(path: &Path, target: IpAddr) -> Option<ProbeWay> {
-    Some(ProbeWay {
-        hop: path.hop.clone()?,
-        attributes: path.attributes.clone(),
-        from: Prefix::host(path.source?),
-        to: Prefix::host(target),
-    })
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use uplink_core::event::Outcome;
 use uplink_core::marks::{Check, Marked, OwnMarks};
 use uplink_core::own::{Op, OwnRule, RuleForm};
-use uplink_core::policy::PathRules;
+use uplink_core::policy::{PathRules, Policy};
 use uplink_core::snapshot::{Address, Family, LinkIndex, Mark, Prefix, Rule};
 use uplink_core::status::{Health, Notice, PathRulesState};
 
@@ -13,7 +13,10 @@ use crate::sim::bench::Bench;
 use crate::sim::kernel::{EEXIST, Errno};
 use crate::sim::lookup::Packet;
 use crate::sim::manager::by_mark;
-use crate::sim::site::{DPU, MGMT, PORT, addresses, default_route, steered_worker, worker};
+use crate::sim::site::{
+    BOARD, DPU, MGMT, PORT, addresses, default_route, gateway, second_gateway, steered_worker, worker,
+};
+use crate::sim::world::Gateway;
 use crate::sim::{ms, secs};
 
 const FAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 7));
@@ -199,6 +202,66 @@ fn a_renewed_default_route_takes_no_connection_from_its_uplink() {
     bench.lease(MGMT);
     bench.run(secs(5));
     assert_eq!(way(&bench, Some(own_address(MGMT)), 0), Some(MGMT));
+}
+
+/// The pin waits for an answer, too: nothing moves to what is less proven.
+#[test]
+fn a_new_gateway_is_followed_when_it_has_answered() {
+    let mut bench = tracked_worker();
+    let mark = marked(&bench, MGMT).expect("it is marked").mark.value;
+    let led = |bench: &Bench| {
+        let packet = Packet { to: FAR, from: Some(own_address(MGMT)), mark, bound: None };
+        bench.kernel.lookup(packet).ok().and_then(|hop| hop.gateway)
+    };
+    let (old, new) = (gateway(MGMT, Family::Ipv4), second_gateway(MGMT, Family::Ipv4));
+    let mut route = default_route(MGMT, Family::Ipv4);
+    route.hops[0].gateway = Some(new);
+    bench.kernel.replace_route(route).expect("it is laid");
+    bench.run(ms(900));
+    assert_eq!(bench.path(BOARD, Family::Ipv4).and_then(|path| path.gateway), Some(new));
+    assert_eq!(led(&bench), Some(old));
+    bench.world.gateways.insert((MGMT, new), Gateway::well());
+    bench.until(secs(3), |bench| led(bench) == Some(new)).expect("it is followed");
+}
+
+/// Without a mark of its own, what comes in by the elected uplink and is answered at another's address
+/// would be led by that.
+#[test]
+fn however_few_marks_there_are_the_elected_uplink_has_one() {
+    let mut bench = tracked_worker();
+    bench.configure(Policy { path_rules: PathRules::On(0x8), ..bench.policy.clone() });
+    bench.run(secs(1));
+    assert!(marked(&bench, PORT).is_some() && marked(&bench, MGMT).is_none());
+    bench.silence(PORT);
+    bench.run(secs(5));
+    bench.assert_way(MGMT);
+    assert!(marked(&bench, PORT).is_none() && marked(&bench, MGMT).is_some());
+    bench.revive(PORT);
+    bench.run(secs(90));
+    bench.assert_way(PORT);
+    assert!(marked(&bench, PORT).is_some() && marked(&bench, MGMT).is_none());
+}
+
+#[test]
+fn however_many_uplinks_there_are_the_elected_one_has_a_mark() {
+    let mut bench = tracked_worker();
+    let more: Vec<LinkIndex> = (20..30).map(LinkIndex).collect();
+    for link in &more {
+        bench.plug(*link, &format!("more{}", link.0));
+        bench.lease(*link);
+    }
+    bench.run(secs(60));
+    let last = LinkIndex(29);
+    assert!(marked(&bench, last).is_none());
+    let kept = marked(&bench, LinkIndex(21));
+    assert!(kept.is_some());
+    for link in [PORT, MGMT].iter().chain(&more).filter(|link| **link != last) {
+        bench.silence(*link);
+    }
+    bench.until(secs(10), |bench| bench.leaves_by(last)).expect("it is the only one");
+    bench.run(secs(1));
+    assert!(marked(&bench, last).is_some());
+    assert_eq!(marked(&bench, LinkIndex(21)), kept, "who has a mark keeps it");
 }
 
 #[test]
@@ -496,15 +559,14 @@ fn they_are_bounded_in_number() {
 #[test]
 fn one_option_turns_them_off_and_another_changes_the_bits() {
     let mut bench = tracked_worker();
-    bench
-        .configure(uplink_core::policy::Policy { path_rules: PathRules::On(0x7000), ..bench.policy.clone() });
+    bench.configure(Policy { path_rules: PathRules::On(0x7000), ..bench.policy.clone() });
     bench.run(secs(1));
     assert_eq!(
         marked(&bench, PORT).map(|marked| (marked.mark.value, marked.mark.mask)),
         Some((0x1000, 0x7000))
     );
     assert_eq!((sources(&bench), connections(&bench)), (8, 8));
-    bench.configure(uplink_core::policy::Policy { path_rules: PathRules::Off, ..bench.policy.clone() });
+    bench.configure(Policy { path_rules: PathRules::Off, ..bench.policy.clone() });
     bench.run(secs(1));
     assert_eq!(state(&bench), PathRulesState::Off);
     assert_eq!((sources(&bench), connections(&bench)), (0, 0));
