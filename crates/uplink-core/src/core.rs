@@ -16,7 +16,7 @@ use crate::own::{Op, OwnRoute, OwnRule, RuleForm, probe_table};
 use crate::plan::{current_pin, has_room_below, plain_metric};
 use crate::policy::{Mode, Policy};
 use crate::snapshot::{Family, Hop, LinkIndex, Prefix, Snapshot};
-use crate::status::{Aside, Cause, Change, GatewaySource, Notice, Reason};
+use crate::status::{Aside, Cause, Change, GatewaySource, Notice, Obstacle, PathRulesState, Reason};
 use crate::time::Instant;
 use crate::undone::Undone;
 
@@ -96,6 +96,9 @@ pub struct Core {
     stopping: Option<usize>,
 }
 
+/// How path rules are, where something keeps them from standing, and who does so.
+type Hindered = (PathRulesState, Option<Obstacle>);
+
 /// What a family has decided and done.
 #[derive(Debug)]
 struct FamilyState {
@@ -117,6 +120,8 @@ struct FamilyState {
     /// The paths that path rules were wanted for last: interface, addresses, whether only kept.
     wish: Vec<(LinkIndex, Vec<Prefix>, bool)>,
     aside: Option<Aside>,
+    /// What keeps path rules from standing, as it was told last.
+    hindered: Option<Hindered>,
     /// The lowest metric with room below that a foreign default route was seen with.
     lowest: Option<u32>,
     /// The metric of the best foreign default route when that last was one that nobody meant.
@@ -171,6 +176,7 @@ impl Core {
                 unruled: false,
                 wish: Vec::new(),
                 aside: None,
+                hindered: None,
                 lowest: None,
                 plain: None,
                 taken: None,
@@ -294,7 +300,7 @@ impl Core {
 
     fn undone(&mut self, undone: Undone, now: Instant) {
         let state = self.families.iter_mut().find(|state| state.family == undone.family);
-        state.into_iter().for_each(|state| state.contest.undone(undone.clone(), now));
+        state.into_iter().for_each(|state| state.part(undone.how.part()).undone(undone.clone(), now));
     }
 
     fn answered(&mut self, answer: Answer, now: Instant) {
@@ -330,6 +336,7 @@ impl Core {
         self.tell_health(now);
         self.tell_ready(now);
         self.write(now);
+        self.tell_path_rules(now);
         self.close_sockets(now);
         self.send_wishes();
         let deadline = self.next_deadline(now);

@@ -44,7 +44,7 @@ pub enum Input {
     },
     /// The kernel closes no sockets for us: its error number.
     CannotClose(i32),
-    /// Another program undid our pin; the snapshot that shows it comes with this or after it.
+    /// Another program undid something of ours; the snapshot that shows it comes with this or after it.
     Undone(Undone),
     /// The operator's configuration was read again.
     Policy(Box<Policy>),

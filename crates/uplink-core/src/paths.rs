@@ -13,7 +13,7 @@ use crate::marks::{Check, Marked, OwnMarks};
 use crate::own::{Lookup, Op, OwnRule, RuleForm, probe_table, unsafe_rules};
 use crate::plan::own_default;
 use crate::snapshot::{Address, Attributes, Family, Hop, LinkIndex, Mark, Prefix, Rule, Snapshot, protocol};
-use crate::status::PathRulesStatus;
+use crate::status::{MarkRule, PathRulesStatus};
 
 /// Rules cost every lookup that they do not match a few nanoseconds: no more uplinks than this have any.
 pub const MAX_UPLINKS: usize = 8;
@@ -92,21 +92,32 @@ pub(crate) fn plan(snapshot: &Snapshot, family: Family, ways: &[PathWay], bits: 
         .collect()
 }
 
-/// Whether marks could send astray what others route by marks: they use one of our bits, or a strict
-/// reverse-path check that we made look at marks would look at theirs, too. That drops, for instance, what
+/// The rule of others whose packets marks could send astray: it uses one of our bits, or a strict
+/// reverse-path check that we made look at marks would look at its, too. That drops, for instance, what
 /// a transparent proxy marks: the way back from its table is none.
 pub(crate) fn collide(
     snapshot: &Snapshot,
     family: Family,
     bits: u32,
     links: impl IntoIterator<Item = LinkIndex>,
-) -> bool {
+) -> Option<MarkRule> {
     let is_foreign = |rule: &&Rule| rule.family == family && rule.protocol != protocol::UPLINKD;
-    let mut foreign = snapshot.rules.iter().filter(is_foreign).filter_map(|rule| rule.mark);
+    let foreign = snapshot.rules.iter().filter(is_foreign).filter_map(|rule| {
+        let mark = rule.mark?;
+        Some(MarkRule { priority: rule.priority, mark, our_bits: mark.value & mark.mask & bits != 0 })
+    });
     let before = |link| table(snapshot, family)?.of(link).map(|marked| marked.check);
     let would_set =
         links.into_iter().any(|link| check(snapshot, family, link, before(link)) == Check::MarkedByUs);
-    foreign.any(|mark| would_set || mark.value & mark.mask & bits != 0)
+    let mut colliding = foreign.filter(|rule| would_set || rule.our_bits);
+    // Whose bits are ours must choose others in any case.
+    let first = colliding.next()?;
+    Some(
+        Some(first)
+            .filter(|rule| rule.our_bits)
+            .or_else(|| colliding.find(|rule| rule.our_bits))
+            .unwrap_or(first),
+    )
 }
 
 /// Whether path rules stand without what makes them safe: the rules for the host's own subnets; and, where

@@ -64,6 +64,8 @@ pub struct FamilyStatus {
     pub aside: Option<Aside>,
     /// Whether what came in through an uplink is answered through it.
     pub path_rules: PathRulesState,
+    /// Who keeps path rules from standing, if that is known.
+    pub obstacle: Option<Obstacle>,
     /// With [`Aside::Contest`]: who undoes the pin, if the kernel told.
     pub undone_by: Option<Undone>,
 }
@@ -94,6 +96,55 @@ pub enum PathRulesState {
     ForeignMarks,
     /// Another program keeps undoing them; we try again later.
     Contest,
+    /// The kernel refuses them; we try again when something changes, or later.
+    Rejected,
+}
+
+impl PathRulesState {
+    /// Something keeps them from standing that somebody may want to end.
+    #[must_use]
+    pub const fn is_hindered(self) -> bool {
+        match self {
+            Self::Refused | Self::Taken | Self::ForeignMarks | Self::Contest | Self::Rejected => true,
+            Self::Off | Self::Observed | Self::Needless | Self::Connections | Self::Sources => false,
+        }
+    }
+}
+
+/// Who keeps path rules from standing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Obstacle {
+    /// With [`PathRulesState::Contest`]: it keeps undoing them.
+    Program(Undone),
+    /// With [`PathRulesState::ForeignMarks`]: it looks at marks.
+    Rule(MarkRule),
+}
+
+/// A rule of others that looks at packets' marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkRule {
+    /// Its preference.
+    pub priority: u32,
+    /// What it looks for.
+    pub mark: Mark,
+    /// It looks for bits of ours. Otherwise it is in the way of a strict reverse-path check that would look
+    /// at marks for our sake.
+    pub our_bits: bool,
+}
+
+impl fmt::Display for MarkRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { priority, mark, our_bits } = self;
+        write!(f, "rule {priority} of others (fwmark {mark}) ")?;
+        f.write_str(match our_bits {
+            true => "looks at bits of our marks; choose others (path_marks)",
+            false => {
+                "looks at marks, and so would the strict reverse-path check for our sake; set rp_filter = 2 \
+                 where it is 1"
+            }
+        })
+    }
 }
 
 impl fmt::Display for PathRulesState {
@@ -112,12 +163,23 @@ impl fmt::Display for PathRulesState {
                 "none: connections cannot be marked, because the nftables table uplinkd is somebody else's; \
                  rename or delete that"
             }
-            Self::ForeignMarks => {
-                "none: a rule of others looks at packets' marks (`ip rule`, fwmark); if at our bits, choose \
-                 others (path_marks), if not, set rp_filter = 2 where it is 1"
-            }
+            Self::ForeignMarks => "none: a rule of others looks at packets' marks",
             Self::Contest => "held back: another program keeps undoing them",
+            Self::Rejected => {
+                "the kernel refuses them, or the routes that they lead to; trying again when something \
+                 changes, or later"
+            }
         })
+    }
+}
+
+/// Whether path rules are laid, with who keeps them from standing.
+#[must_use]
+pub fn path_rules_text(state: PathRulesState, obstacle: Option<&Obstacle>) -> String {
+    match obstacle {
+        Some(Obstacle::Program(undone)) => format!("{state}: {undone}"),
+        Some(Obstacle::Rule(rule)) => format!("none: {rule}"),
+        None => state.to_string(),
     }
 }
 
@@ -501,6 +563,15 @@ pub enum Notice {
         /// With [`Aside::Contest`]: who undoes the pin, if the kernel told.
         by: Option<Undone>,
     },
+    /// Something keeps path rules from standing, or does so no longer.
+    PathRules {
+        /// The family.
+        family: Family,
+        /// How they are now.
+        state: PathRulesState,
+        /// Who keeps them from standing, if that is known.
+        obstacle: Option<Obstacle>,
+    },
     /// Sockets of an uplink that is down were looked for, and so many closed.
     Closed {
         /// The uplink.
@@ -568,6 +639,9 @@ impl fmt::Display for Notice {
                 write!(f, "{family}: standing aside: {}", aside_text(*aside, by.as_ref()))
             }
             Self::Aside { family, aside: None, by: _ } => write!(f, "{family}: no longer standing aside"),
+            Self::PathRules { family, state, obstacle } => {
+                write!(f, "{family}: path rules: {}", path_rules_text(*state, obstacle.as_ref()))
+            }
             Self::Closed { uplink, family, addresses, sockets } => {
                 let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
                 let addresses = addresses.join(", ");

@@ -15,8 +15,9 @@ use crate::own::{Leg, OwnRoute};
 use crate::policy::{Mode, Target};
 use crate::snapshot::Family;
 use crate::status::{
-    self, Aside, Cause, CloseSocketsState, FamilyStatus, GatewaySource, Health, Kind, Notice, PathRulesState,
-    PathRulesStatus, PathStatus, Reason, TargetStatus, UplinkStatus, aside_text,
+    self, Aside, Cause, CloseSocketsState, FamilyStatus, GatewaySource, Health, Kind, Notice, Obstacle,
+    PathRulesState, PathRulesStatus, PathStatus, Reason, TargetStatus, UplinkStatus, aside_text,
+    path_rules_text,
 };
 use crate::time::Instant;
 use crate::undone::Program;
@@ -75,8 +76,23 @@ pub struct Election {
     /// Whether path rules are laid, as a sentence.
     #[serde(default)]
     pub path_rules_text: String,
+    /// Who keeps undoing them, if the kernel told.
+    pub path_rules_undone_by: Option<Program>,
+    /// The rule of others because of which there are none.
+    pub path_rules_rule: Option<MarkRule>,
     /// Who keeps undoing our default route, if the kernel told.
     pub undone_by: Option<Program>,
+}
+
+/// See [`status::MarkRule`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkRule {
+    /// Its preference.
+    pub priority: u32,
+    /// The mark that it looks for.
+    pub mark: u32,
+    /// Which bits of it.
+    pub mask: u32,
 }
 
 /// Our default route; see [`OwnRoute`].
@@ -202,6 +218,11 @@ impl From<&status::Status> for Status {
 
 impl From<&FamilyStatus> for Election {
     fn from(family: &FamilyStatus) -> Self {
+        let (path_rules_undone_by, path_rules_rule) = match &family.obstacle {
+            Some(Obstacle::Program(undone)) => (Some(undone.by.clone()), None),
+            Some(Obstacle::Rule(rule)) => (None, Some(MarkRule::from(rule))),
+            None => (None, None),
+        };
         Self {
             family: family.family,
             elected: family.elected.first().cloned(),
@@ -213,9 +234,18 @@ impl From<&FamilyStatus> for Election {
             aside: family.aside,
             aside_text: family.aside.map(|aside| aside_text(aside, family.undone_by.as_ref())),
             path_rules: family.path_rules,
-            path_rules_text: family.path_rules.to_string(),
+            path_rules_text: path_rules_text(family.path_rules, family.obstacle.as_ref()),
+            path_rules_undone_by,
+            path_rules_rule,
             undone_by: family.undone_by.as_ref().map(|undone| undone.by.clone()),
         }
+    }
+}
+
+impl From<&status::MarkRule> for MarkRule {
+    fn from(rule: &status::MarkRule) -> Self {
+        let status::MarkRule { priority, mark, our_bits: _ } = rule;
+        Self { priority: *priority, mark: mark.value, mask: mark.mask }
     }
 }
 
@@ -334,6 +364,7 @@ impl<'a> Subject<'a> {
             Notice::Refused { op, .. } => ("refused", None, Some(op.family())),
             Notice::Left(op) => ("left", None, Some(op.family())),
             Notice::Aside { family, .. } => ("aside", None, Some(*family)),
+            Notice::PathRules { family, .. } => ("path_rules", None, Some(*family)),
             Notice::Closed { uplink, family, .. } => ("closed", Some(uplink), Some(*family)),
             Notice::CannotClose(_) => ("cannot_close", None, None),
             Notice::Asleep(_) => ("asleep", None, None),

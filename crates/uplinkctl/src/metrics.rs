@@ -63,7 +63,16 @@ impl Collector for Metrics {
         )?;
         gauge("path_rules", "Whether answers keep to their uplink", families(status, path_rules))?;
         gauge("aside", "Nothing of ours is written, and why", families(status, aside))?;
-        gauge("undone", "A program keeps undoing our default route", families(status, undone))
+        gauge(
+            "undone",
+            "A program keeps undoing our default route",
+            families(status, |family| undone(family.undone_by.as_ref())),
+        )?;
+        gauge(
+            "path_rules_undone",
+            "A program keeps undoing path rules",
+            families(status, |family| undone(family.path_rules_undone_by.as_ref())),
+        )
     }
 }
 
@@ -134,11 +143,11 @@ fn word(state: impl Serialize) -> Option<String> {
     json!(state).as_str().map(str::to_owned)
 }
 
-fn undone(family: &Election) -> Vec<Sample> {
+fn undone(by: Option<&Program>) -> Vec<Sample> {
     let labels = |program: &Program| {
         vec![("process", program.process.to_string()), ("name", program.name.clone().unwrap_or_default())]
     };
-    family.undone_by.as_ref().map(|program| (labels(program), 1.0)).into_iter().collect()
+    by.map(|program| (labels(program), 1.0)).into_iter().collect()
 }
 
 fn one(value: f64) -> Vec<Sample> {
@@ -159,6 +168,7 @@ mod tests {
         let mut status = sample();
         status.families[1].aside = Some(uplink_core::status::Aside::Contest);
         status.families[1].undone_by = Some(Program { process: 713, name: Some("net\"d\n".to_owned()) });
+        status.families[1].path_rules_undone_by = Some(Program { process: 715, name: None });
         assert_eq!(
             text(Some(status)),
             r#"# HELP uplinkd_up The daemon answers
@@ -205,6 +215,9 @@ uplinkd_aside{family="ipv6",cause="contest"} 1.0
 # HELP uplinkd_undone A program keeps undoing our default route
 # TYPE uplinkd_undone gauge
 uplinkd_undone{family="ipv6",process="713",name="net\"d\n"} 1.0
+# HELP uplinkd_path_rules_undone A program keeps undoing path rules
+# TYPE uplinkd_path_rules_undone gauge
+uplinkd_path_rules_undone{family="ipv6",process="715",name=""} 1.0
 # EOF
 "#
         );

@@ -8,29 +8,33 @@ use crate::judge::Standing;
 use crate::paths::standing;
 use crate::plan::current_pin;
 use crate::policy::{Mode, PathRules};
-use crate::status::{Cause, FamilyStatus, PathRulesState, PathStatus, Status, UplinkStatus};
+use crate::status::{Aside, Cause, FamilyStatus, Obstacle, PathRulesState, PathStatus, Status, UplinkStatus};
 use crate::time::Instant;
 
 impl Core {
     /// Everything that is so, and why.
     #[must_use]
     pub fn status(&self, now: Instant) -> Status {
-        let families = self.families.iter().map(|state| FamilyStatus {
-            family: state.family,
-            elected: state.election.elected().to_vec(),
-            reason: state.election.reason(),
-            since: state.since,
-            pin: self.snapshot.as_ref().and_then(|snapshot| current_pin(snapshot, state.family)),
-            aside: state.aside,
-            path_rules: self.path_rules_state(state, self.clock.awake(now)),
-            undone_by: state.undone_by(),
-        });
+        let family = |state: &FamilyState| {
+            let (path_rules, obstacle) = self.path_rules_state(state, self.clock.awake(now));
+            FamilyStatus {
+                family: state.family,
+                elected: state.election.elected().to_vec(),
+                reason: state.election.reason(),
+                since: state.since,
+                pin: self.snapshot.as_ref().and_then(|snapshot| current_pin(snapshot, state.family)),
+                aside: state.aside,
+                path_rules,
+                obstacle,
+                undone_by: state.undone_by(),
+            }
+        };
         Status {
             now,
             mode: self.policy.mode,
             ready: self.ready,
             close_sockets: self.close_sockets_state(),
-            families: families.collect(),
+            families: self.families.iter().map(family).collect(),
             uplinks: self.uplinks.iter().map(|uplink| self.uplink(uplink)).collect(),
             changes: self.changes.iter().cloned().collect(),
         }
@@ -74,26 +78,37 @@ impl Core {
         })
     }
 
-    fn path_rules_state(&self, state: &FamilyState, now: Instant) -> PathRulesState {
+    /// Whether path rules are laid, and who keeps them from standing.
+    pub(super) fn path_rules_state(
+        &self,
+        state: &FamilyState,
+        now: Instant,
+    ) -> (PathRulesState, Option<Obstacle>) {
         if self.policy.path_rules == PathRules::Off {
-            return PathRulesState::Off;
+            return (PathRulesState::Off, None);
         }
         if self.policy.mode == Mode::Observe {
-            return PathRulesState::Observed;
+            return (PathRulesState::Observed, None);
         }
         if self.path_ways(state.family).is_empty() {
-            return PathRulesState::Needless;
+            return (PathRulesState::Needless, None);
         }
-        if self.marks_collide(state.family) {
-            return PathRulesState::ForeignMarks;
+        if let Some(rule) = self.collision(state.family) {
+            return (PathRulesState::ForeignMarks, Some(Obstacle::Rule(rule)));
         }
         let tracked = self.snapshot.as_ref().is_some_and(|snapshot| snapshot.tracking.in_use);
+        let held = |why| [&state.paths, &state.ways].into_iter().find(|part| part.aside(now) == Some(why));
         match (tracked, &state.unmarked) {
-            (true, Some(Outcome::Exists)) => PathRulesState::Taken,
-            (true, Some(_)) => PathRulesState::Refused,
-            _ if state.paths.holds(now) => PathRulesState::Contest,
-            (true, None) => PathRulesState::Connections,
-            (false, _) => PathRulesState::Sources,
+            (true, Some(Outcome::Exists)) => return (PathRulesState::Taken, None),
+            (true, Some(_)) => return (PathRulesState::Refused, None),
+            (true, None) | (false, _) => {}
         }
+        if let Some(contest) = held(Aside::Contest) {
+            return (PathRulesState::Contest, contest.undone_by().cloned().map(Obstacle::Program));
+        }
+        if held(Aside::Rejected).is_some() {
+            return (PathRulesState::Rejected, None);
+        }
+        (if tracked { PathRulesState::Connections } else { PathRulesState::Sources }, None)
     }
 }

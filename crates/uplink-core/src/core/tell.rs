@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::Core;
+use super::{Core, Hindered};
 use crate::discover::{Path, Uplink};
 use crate::event::Output;
 use crate::judge::Standing;
-use crate::status::{Cause, Change, GatewaySource, Health, Notice};
+use crate::snapshot::Family;
+use crate::status::{Cause, Change, GatewaySource, Health, Notice, Obstacle};
 use crate::time::Instant;
 
 /// Changes that `status` still shows.
@@ -68,6 +69,36 @@ impl Core {
             self.tell(notice, now);
         }
     }
+
+    /// What keeps path rules from standing is told when it begins, when more of it is known, and when it is
+    /// over.
+    pub(super) fn tell_path_rules(&mut self, now: Instant) {
+        if self.stopping.is_some() {
+            return;
+        }
+        for family in Family::ALL {
+            let (state, obstacle) = self.path_rules_state(self.family(family), now);
+            let hindered = state.is_hindered().then(|| (state, obstacle.clone()));
+            let Some(told) = self.families.iter_mut().find(|told| told.family == family) else { continue };
+            if is_news(told.hindered.as_ref(), hindered.as_ref()) {
+                told.hindered = hindered;
+                self.tell(Notice::PathRules { family, state, obstacle }, now);
+            }
+        }
+    }
+}
+
+/// A script is many processes: one that is named is enough.
+fn is_news(told: Option<&Hindered>, now: Option<&Hindered>) -> bool {
+    let (Some((before, known)), Some((after, obstacle))) = (told, now) else { return told != now };
+    let more = match (known, obstacle) {
+        (_, None) => false,
+        (Some(Obstacle::Program(known)), Some(Obstacle::Program(undone))) => {
+            known.by.name.is_none() && undone.by.name.is_some()
+        }
+        (known, obstacle) => known != obstacle,
+    };
+    before != after || more
 }
 
 /// A path is not to blame while nobody answers well.

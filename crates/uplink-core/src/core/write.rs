@@ -13,9 +13,9 @@ use crate::paths::{self, MAX_UPLINKS, PathWay, sources};
 use crate::plan::{Plan, ProbeWay, Wanted, current_pin, own_default, plan, without_unsafe_rules};
 use crate::policy::{Mode, PathRules};
 use crate::snapshot::{Attributes, Family, Hop, LinkIndex, Prefix};
-use crate::status::{Aside, Notice};
+use crate::status::{Aside, MarkRule, Notice};
 use crate::time::Instant;
-use crate::undone::Undone;
+use crate::undone::{Part, Undone};
 
 /// So often we try to remove what is ours when we end: others may write at the same moment.
 const LAST_ROUNDS: usize = 3;
@@ -37,17 +37,6 @@ pub(super) struct Batch {
     family: Family,
     part: Part,
     ops: Vec<Op>,
-}
-
-/// What operations are for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
-    /// The family's pin.
-    Pin,
-    /// The uplinks' own tables and the ways of probes to targets.
-    Ways,
-    /// Path rules.
-    Paths,
 }
 
 impl Core {
@@ -89,9 +78,9 @@ impl Core {
     /// What is to be written in one family; none while we only observe.
     fn plan_family(&mut self, index: usize, now: Instant) -> Option<(Family, Plan)> {
         let family = self.families.get(index)?.family;
-        let paths = match self.marks_collide(family) {
-            true => Vec::new(),
-            false => self.path_ways(family),
+        let paths = match self.collision(family) {
+            Some(_) => Vec::new(),
+            None => self.path_ways(family),
         };
         self.families.get_mut(index)?.want(&paths, now);
         let snapshot = self.snapshot.as_ref()?;
@@ -270,13 +259,13 @@ impl Core {
         forgotten.map(|link| Op::CheckByMark { link: *link, on: false }).collect()
     }
 
-    /// Whether marks of ours could send astray what others route by marks.
-    pub(super) fn marks_collide(&self, family: Family) -> bool {
+    /// The rule of others whose packets marks of ours could send astray.
+    pub(super) fn collision(&self, family: Family) -> Option<MarkRule> {
         let (PathRules::On(bits), Some(snapshot)) = (self.policy.path_rules, &self.snapshot) else {
-            return false;
+            return None;
         };
         let links = paths(&self.uplinks).filter_map(|(_, path)| path.hop.as_ref()).map(|hop| hop.link);
-        snapshot.tracking.in_use && paths::collide(snapshot, family, bits, links)
+        snapshot.tracking.in_use.then(|| paths::collide(snapshot, family, bits, links)).flatten()
     }
 
     /// A connection stays with the path that it came in by even while that is silent: what comes in by
@@ -359,7 +348,7 @@ impl FamilyState {
         contest.then(|| self.contest.undone_by().cloned()).flatten()
     }
 
-    const fn part(&mut self, part: Part) -> &mut Contest {
+    pub(super) const fn part(&mut self, part: Part) -> &mut Contest {
         match part {
             Part::Pin => &mut self.contest,
             Part::Ways => &mut self.ways,

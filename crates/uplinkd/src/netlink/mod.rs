@@ -6,6 +6,8 @@
 mod events;
 mod requests;
 
+use std::process;
+
 use netlink_packet_core::{NLA_HEADER_SIZE, NLMSG_ALIGNTO, NetlinkBuffer, NlasIterator};
 
 use netlink_packet_route::AddressFamily;
@@ -19,6 +21,10 @@ pub(crate) use requests::{RequestError, Requests, verdict};
 /// More than the kernel ever puts into one datagram (it fills dumps to 32 KiB,
 /// `netlink_dump` in `net/netlink/af_netlink.c`).
 const DATAGRAM_MAX_BYTES: usize = 64 * 1024;
+
+/// No process has a larger number (`PID_MAX_LIMIT`, linux/threads.h). Ports beyond are those of a
+/// program's further sockets, and name nobody.
+pub(crate) const PROCESS_MAX: u32 = 4 * 1024 * 1024;
 
 /// Something in a message is shorter, longer or other than the kernel's interface says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +52,11 @@ impl<'a> Message<'a> {
     pub(crate) const fn told(kind: u16, flags: u16, payload: &'a [u8]) -> Self {
         Self { kind, flags, sequence: 0, port: 0, payload }
     }
+}
+
+/// Whether a port is that of another process's first socket, which has the process's number.
+pub(crate) fn names_another(port: u32) -> bool {
+    (1..=PROCESS_MAX).contains(&port) && port != process::id()
 }
 
 /// The number of a family.

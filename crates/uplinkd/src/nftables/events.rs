@@ -8,7 +8,10 @@ use nix::libc::{BPF_ABS, BPF_H, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET};
 use socket2::{SockFilter, SockRef};
 use tokio::io::unix::AsyncFd;
 
-use super::wire::NEWGEN;
+use uplink_core::undone::Program;
+
+use super::wire::{self, NEWGEN};
+use crate::netlink::{Message, messages, names_another};
 use crate::sys;
 
 /// `NFNLGRP_NFTABLES` (`linux/netfilter/nfnetlink.h`).
@@ -21,6 +24,30 @@ const TYPE: u32 = 4;
 pub(crate) struct Generations {
     socket: AsyncFd<Socket>,
     buffer: Vec<u8>,
+    authors: Authors,
+}
+
+/// Who changed nftables since this was last taken.
+#[derive(Debug, Default)]
+enum Authors {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// This program alone, maybe by several processes.
+    One(Program),
+    /// Several, or some that cannot be told, or we ourselves.
+    Several,
+}
+
+impl Authors {
+    /// And this one.
+    fn add(&mut self, author: Option<Program>) {
+        *self = match (std::mem::take(self), author) {
+            (Self::Nobody, Some(author)) => Self::One(author),
+            (Self::One(one), Some(author)) if one.name == author.name => Self::One(author),
+            (Self::Nobody | Self::One(_) | Self::Several, _) => Self::Several,
+        };
+    }
 }
 
 impl Generations {
@@ -37,7 +64,11 @@ impl Generations {
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_non_blocking(true)?;
         socket.add_membership(GROUP)?;
-        Ok(Self { socket: sys::reactor::register(socket)?, buffer: Vec::with_capacity(4096) })
+        Ok(Self {
+            socket: sys::reactor::register(socket)?,
+            buffer: Vec::with_capacity(4096),
+            authors: Authors::default(),
+        })
     }
 
     /// Waits until there is something to drain. May be cancelled at any time; may return although
@@ -59,7 +90,15 @@ impl Generations {
             match self.socket.get_ref().recv(&mut self.buffer, 0) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(_) | Err(_) => any = true,
+                Ok(_) => {
+                    any = true;
+                    let told = messages(&self.buffer).flatten().filter(|message| message.kind == NEWGEN);
+                    told.for_each(|message| self.authors.add(author(&message)));
+                }
+                Err(_) => {
+                    any = true;
+                    self.authors.add(None);
+                }
             }
         }
         if let Poll::Ready(Ok(mut ready)) = ready {
@@ -67,6 +106,20 @@ impl Generations {
         }
         any
     }
+
+    /// The program that alone changed nftables since this was last asked, if there is one.
+    pub(crate) fn take_author(&mut self) -> Option<Program> {
+        match std::mem::take(&mut self.authors) {
+            Authors::One(author) => Some(author),
+            Authors::Nobody | Authors::Several => None,
+        }
+    }
+}
+
+/// Who made a transaction. Ports beyond those of processes are those of further sockets: some of them are
+/// ours.
+fn author(message: &Message<'_>) -> Option<Program> {
+    names_another(message.port).then(|| wire::read_author(message.payload)).flatten()
 }
 
 /// A classic BPF program that passes what ends a transaction.

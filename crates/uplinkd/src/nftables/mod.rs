@@ -198,6 +198,9 @@ pub(crate) fn any_dump(datagram: &[u8]) -> Option<OwnMarks> {
     let rules: Vec<_> =
         messages(datagram).flatten().filter_map(|message| wire::read_rule(message.payload)).collect();
     let says_ours = messages(datagram).flatten().any(|message| wire::says_ours(message.payload));
+    let author = messages(datagram).flatten().find_map(|message| wire::read_author(message.payload));
+    let name = author.and_then(|author| author.name).unwrap_or_default();
+    assert!(!name.contains(char::is_control), "{name:?}");
     let marks = form::read(Family::Ipv4, says_ours, &rules)?;
     let laid: Vec<u8> = form::rules(&marks)
         .iter()

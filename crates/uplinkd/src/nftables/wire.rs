@@ -5,6 +5,7 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 use nix::libc;
 use uplink_core::marks::TABLE;
 use uplink_core::snapshot::{Family, LinkIndex};
+use uplink_core::undone::Program;
 
 use super::form::{Chain, Expression, OURS, Rule};
 use crate::netlink::{attributes, text};
@@ -156,6 +157,21 @@ pub(super) fn read_rule(payload: &[u8]) -> Option<(String, String)> {
         }
     }
     (table == TABLE).then_some((chain, comment))
+}
+
+/// Who made the transaction that a message of a new generation tells of.
+pub(super) fn read_author(payload: &[u8]) -> Option<Program> {
+    let (mut process, mut name) = (None, None);
+    for attribute in attributes(payload.get(4..)?) {
+        match attribute.ok()? {
+            // NFTA_GEN_PROC_PID, in the machine's first namespace, and NFTA_GEN_PROC_NAME
+            (2, value) => process = Some(u32::from_be_bytes(value.try_into().ok()?)),
+            (3, value) => name = text(value).ok(),
+            _ => {}
+        }
+    }
+    let printable = |name: String| name.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    Some(Program { process: process?, name: name.map(printable) })
 }
 
 fn user_data(comment: &str) -> Vec<u8> {

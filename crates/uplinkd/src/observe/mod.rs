@@ -79,7 +79,7 @@ pub(crate) struct Drained {
     pub(crate) changed: bool,
     /// The snapshot may be wrong: [`Observer::look`] is due, and stays so until it was taken.
     pub(crate) look: bool,
-    /// Somebody undid our pin.
+    /// Somebody undid something of ours.
     pub(crate) undone: bool,
 }
 
@@ -216,7 +216,7 @@ impl Observer {
         Ok(self.follow(effect))
     }
 
-    /// Who undid our pin since this was asked last, as far as the events told.
+    /// Who undid something of ours since this was asked last, as far as the events told.
     pub(crate) fn take_undone(&mut self) -> impl Iterator<Item = Undone> + use<> {
         self.undoings.take()
     }
@@ -265,8 +265,15 @@ impl Observer {
     /// Reads our nftables tables again. Returns whether they differ.
     fn follow_tables(&mut self, now: Instant) -> bool {
         (self.tables_due, self.tables_from) = (false, now + TABLES_EVERY);
+        // Who changes them after this makes a read due again.
+        let author = self.nftables.as_mut().and_then(|(_, generations)| generations.take_author());
         match self.read_tracking() {
-            Ok(tracking) => self.state.replace_tracking(tracking),
+            Ok(tracking) => {
+                if let Some(author) = author {
+                    self.undoings.note_tables(&self.state.snapshot().tracking, &tracking, &author);
+                }
+                self.state.replace_tracking(tracking)
+            }
             Err(_) => {
                 self.look_due = true;
                 false

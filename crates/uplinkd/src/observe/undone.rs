@@ -1,35 +1,47 @@
-//! Who undoes our pin: what the messages say that tell of it.
+//! Who undoes what we wrote: what the messages say that tell of it.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process;
 
 use nix::libc::{RTM_DELROUTE, RTM_DELRULE, RTM_NEWROUTE};
 use uplink_core::own::{OwnRoute, OwnRule, RuleForm, TABLE_MAIN_OR_PIN};
 use uplink_core::plan::current_pin;
-use uplink_core::snapshot::{Family, Snapshot, protocol};
-use uplink_core::undone::{Program, Undoing, Undone};
+use uplink_core::snapshot::{Family, Snapshot, Tracking, protocol};
+use uplink_core::undone::{Part, Program, Undoing, Undone};
 
 use super::{route, rule};
-use crate::netlink::Message;
-
-/// No process has a larger number (`PID_MAX_LIMIT`, linux/threads.h). Ports beyond are those of a
-/// program's further sockets, and name nobody.
-const PROCESS_MAX: u32 = 4 * 1024 * 1024;
+use crate::netlink::{Message, names_another};
 
 /// A thread of the kernel (`PF_KTHREAD`, linux/sched.h).
 const KERNEL_THREAD: u32 = 0x0020_0000;
 
-/// What others did to our pin since this was last taken: the last in each family, and the process.
+/// What others did to what is ours since this was last taken: the last to each part of each family, and the
+/// process.
 #[derive(Default)]
-pub(super) struct Undoings(BTreeMap<Family, (Undoing, u32)>);
+pub(super) struct Undoings(BTreeMap<(Family, Part), (Undoing, By)>);
+
+/// Who did it.
+enum By {
+    /// The process of this number.
+    Process(u32),
+    /// The program that the kernel named.
+    Program(Program),
+}
 
 impl Undoings {
     /// Notes what a message tells, before it is taken in.
     pub(super) fn note(&mut self, message: &Message<'_>, known: &Snapshot) {
-        let another = (1..=PROCESS_MAX).contains(&message.port) && message.port != process::id();
-        if let Some((family, how)) = another.then(|| undoing(message, known)).flatten() {
-            self.0.insert(family, (how, message.port));
+        if let Some((family, how)) = names_another(message.port).then(|| undoing(message, known)).flatten() {
+            self.0.insert((family, how.part()), (how, By::Process(message.port)));
+        }
+    }
+
+    /// Notes what became of our nftables tables while nobody but this program changed nftables.
+    pub(super) fn note_tables(&mut self, before: &Tracking, now: &Tracking, author: &Program) {
+        let stood = before.tables.iter().filter(|table| table.intact);
+        for table in stood.filter(|table| !now.tables.contains(table)) {
+            let how = Undoing::ChangesMarks;
+            self.0.insert((table.family, how.part()), (how, By::Program(author.clone())));
         }
     }
 
@@ -40,27 +52,41 @@ impl Undoings {
 
     /// Hands them over. It is now that their names are looked for: some programs live for a moment.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Undone> + use<> {
-        std::mem::take(&mut self.0).into_iter().map(|(family, (how, process))| {
-            let stat = fs::read(format!("/proc/{process}/stat")).unwrap_or_default();
-            Undone { family, how, by: Program { process, name: name(&String::from_utf8_lossy(&stat)) } }
+        std::mem::take(&mut self.0).into_iter().map(|((family, _), (how, by))| {
+            let by = match by {
+                By::Process(process) => program(process),
+                By::Program(program) => program,
+            };
+            Undone { family, how, by }
         })
     }
 }
 
-/// What a message's act does to the pin of which family, if it does anything.
+/// The program of a process of this number, if there still is one.
+fn program(process: u32) -> Program {
+    let stat = fs::read(format!("/proc/{process}/stat")).unwrap_or_default();
+    Program { process, name: name(&String::from_utf8_lossy(&stat)) }
+}
+
+/// What a message's act does to what is ours, and in which family, if it does anything.
 pub(super) fn undoing(message: &Message<'_>, known: &Snapshot) -> Option<(Family, Undoing)> {
     match message.kind {
         RTM_DELROUTE => {
             let gone = OwnRoute::claim(&route::decode(message.payload).ok()??.route)?;
-            let table = gone.table();
-            TABLE_MAIN_OR_PIN.contains(&table).then_some((gone.family(), Undoing::DeletesPin { table }))
+            let how = match gone.table() {
+                table if TABLE_MAIN_OR_PIN.contains(&table) => Undoing::DeletesPin { table },
+                _ => Undoing::DeletesWay,
+            };
+            Some((gone.family(), how))
         }
         RTM_DELRULE => {
             let gone = OwnRule::claim(&rule::decode(message.payload).ok()??)?;
-            match gone.form() {
-                RuleForm::MainWithoutDefault | RuleForm::Pin => Some((gone.family(), Undoing::DeletesRule)),
-                RuleForm::Probe { .. } | RuleForm::Connection { .. } | RuleForm::Source { .. } => None,
-            }
+            let how = match gone.form() {
+                RuleForm::MainWithoutDefault | RuleForm::Pin => Undoing::DeletesRule,
+                RuleForm::Probe { .. } => Undoing::DeletesWay,
+                RuleForm::Connection { .. } | RuleForm::Source { .. } => Undoing::DeletesPathRule,
+            };
+            Some((gone.family(), how))
         }
         RTM_NEWROUTE => {
             let new = route::decode(message.payload).ok()??.route;
@@ -87,11 +113,14 @@ mod tests {
     use netlink_packet_core::Emitable;
     use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
     use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-    use uplink_core::own::{PRIORITY_PIN, PRIORITY_PROBE, TABLE_PIN};
-    use uplink_core::snapshot::TABLE_MAIN;
+    use uplink_core::marks::OwnMarks;
+    use uplink_core::own::{PRIORITY_CONNECTION, PRIORITY_PIN, TABLE_PIN, probe_table};
+    use uplink_core::snapshot::{LinkIndex, TABLE_MAIN};
 
     use super::*;
-    use crate::netlink::address_family;
+    use std::process;
+
+    use crate::netlink::{PROCESS_MAX, address_family};
     use crate::observe::state::State;
 
     const BY: u32 = 4711;
@@ -133,7 +162,10 @@ mod tests {
         let mut message = Message::told(kind, 0, payload);
         message.port = port;
         undoings.note(&message, state.snapshot());
-        undoings.0.into_iter().next().map(|(family, (how, process))| (family, how, process))
+        undoings.0.into_iter().next().map(|((family, _), (how, by))| match by {
+            By::Process(process) => (family, how, process),
+            By::Program(program) => (family, how, program.process),
+        })
     }
 
     #[test]
@@ -143,8 +175,21 @@ mod tests {
         assert_eq!(noted(RTM_DELROUTE, BY, &pin), Some((Family::Ipv4, deletes, BY)));
         let rules = Some((Family::Ipv6, Undoing::DeletesRule, BY));
         assert_eq!(noted(RTM_DELRULE, BY, &bytes(&rule(PRIORITY_PIN))), rules);
-        assert_eq!(noted(RTM_DELRULE, BY, &bytes(&rule(PRIORITY_PROBE))), None);
+        assert_eq!(noted(RTM_DELRULE, BY, &bytes(&rule(32764))), None, "it is none of ours");
         assert_eq!(noted(RTM_DELROUTE, BY, &bytes(&route(protocol::DHCP, 98))), None);
+    }
+
+    #[test]
+    fn who_deletes_path_rules_or_the_routes_of_own_tables_is_noted() {
+        let mut way = route(protocol::UPLINKD, 1);
+        way.attributes.push(RouteAttribute::Table(probe_table(LinkIndex(1))));
+        assert_eq!(noted(RTM_DELROUTE, BY, &bytes(&way)), Some((Family::Ipv4, Undoing::DeletesWay, BY)));
+        let mut path = rule(PRIORITY_CONNECTION[1]);
+        path.attributes.extend([RuleAttribute::FwMark(8), RuleAttribute::FwMask(0x78)]);
+        path.attributes.retain(|attribute| !matches!(attribute, RuleAttribute::Table(_)));
+        path.attributes.push(RuleAttribute::Table(probe_table(LinkIndex(1))));
+        let undone = Some((Family::Ipv6, Undoing::DeletesPathRule, BY));
+        assert_eq!(noted(RTM_DELRULE, BY, &bytes(&path)), undone);
     }
 
     #[test]
@@ -155,6 +200,27 @@ mod tests {
             assert_eq!(noted(RTM_NEWROUTE, BY, &bytes(&route(protocol::STATIC, metric))), expected);
         }
         assert_eq!(noted(RTM_NEWROUTE, BY, &bytes(&route(protocol::UPLINKD, 97))), None);
+    }
+
+    #[test]
+    fn who_changes_our_nftables_table_is_noted() {
+        let table = OwnMarks { family: Family::Ipv6, uplinks: Vec::new(), intact: true };
+        let tracking = |tables| Tracking { in_use: true, tables };
+        let (stands, gone) = (tracking(vec![table.clone()]), tracking(Vec::new()));
+        let changed = tracking(vec![OwnMarks { intact: false, ..table }]);
+        let by = Program { process: BY, name: Some("nft".to_owned()) };
+        for (before, now, undone) in [
+            (&stands, &gone, true),
+            (&stands, &changed, true),
+            (&stands, &stands, false),
+            (&changed, &gone, false),
+        ] {
+            let mut undoings = Undoings::default();
+            undoings.note_tables(before, now, &by);
+            let undone =
+                undone.then(|| Undone { family: Family::Ipv6, how: Undoing::ChangesMarks, by: by.clone() });
+            assert_eq!(undoings.take().next(), undone);
+        }
     }
 
     #[test]

@@ -75,6 +75,7 @@ fn needs_attention(notice: &Notice) -> bool {
         Notice::Refused { outcome, .. } => *outcome != Outcome::Done,
         Notice::Left(_) | Notice::Stranger { .. } | Notice::CannotClose(_) => true,
         Notice::Aside { aside, .. } => aside.is_some(),
+        Notice::PathRules { state, .. } => state.is_hindered(),
         Notice::Asleep(span) => *span >= LONG_SLEEP,
         Notice::SetAside { .. } | Notice::Closed { .. } | Notice::Wrote { .. } | Notice::Ready => false,
     }

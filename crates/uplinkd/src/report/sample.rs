@@ -9,8 +9,8 @@ use uplink_core::own::{Op, OwnRoute};
 use uplink_core::policy::{Mode, Target};
 use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, Mac, Mark, TABLE_MAIN};
 use uplink_core::status::{
-    Aside, Cause, Change, CloseSocketsState, FamilyStatus, GatewaySource, Health, Kind, Notice,
-    PathRulesState, PathRulesStatus, PathStatus, Reason, Status, TargetStatus, UplinkStatus,
+    Aside, Cause, Change, CloseSocketsState, FamilyStatus, GatewaySource, Health, Kind, MarkRule, Notice,
+    Obstacle, PathRulesState, PathRulesStatus, PathStatus, Reason, Status, TargetStatus, UplinkStatus,
 };
 use uplink_core::time::Instant;
 use uplink_core::undone::{Program, Undoing, Undone};
@@ -40,7 +40,8 @@ pub(crate) fn status() -> Status {
                 since: at(20),
                 pin: Some(pin()),
                 aside: None,
-                path_rules: PathRulesState::Connections,
+                path_rules: PathRulesState::ForeignMarks,
+                obstacle: Some(Obstacle::Rule(rule())),
                 undone_by: None,
             },
             FamilyStatus {
@@ -50,7 +51,8 @@ pub(crate) fn status() -> Status {
                 since: at(990),
                 pin: None,
                 aside: None,
-                path_rules: PathRulesState::Sources,
+                path_rules: PathRulesState::Contest,
+                obstacle: Some(Obstacle::Program(undone())),
                 undone_by: Some(undone()),
             },
         ],
@@ -71,6 +73,10 @@ fn pin() -> OwnRoute {
 fn undone() -> Undone {
     let by = Program { process: 4711, name: Some("dhclient".to_owned()) };
     Undone { family: Family::Ipv6, how: Undoing::DeletesPin { table: TABLE_MAIN }, by }
+}
+
+fn rule() -> MarkRule {
+    MarkRule { priority: 100, mark: Mark { value: 0x10, mask: u32::MAX }, our_bits: true }
 }
 
 fn uplinks() -> Vec<UplinkStatus> {
@@ -170,6 +176,13 @@ pub(crate) fn notices() -> Vec<Notice> {
         Notice::Wrote { op: Op::AddRoute(pin()), dry: false },
         Notice::Refused { op: Op::DeleteRoute(pin()), outcome: Outcome::Refused(1) },
         Notice::Aside { family, aside: Some(Aside::Contest), by: Some(undone()) },
+        Notice::PathRules {
+            family,
+            state: PathRulesState::ForeignMarks,
+            obstacle: Some(Obstacle::Rule(rule())),
+        },
+        Notice::Closed { uplink: "dpu".to_owned(), family, addresses: vec![ip("fd00::2")], sockets: 3 },
+        Notice::CannotClose(95),
         Notice::Asleep(Duration::from_millis(700)),
         Notice::Ready,
     ]

@@ -5,8 +5,9 @@
 //!                       └ mgmt ── gateway, strict ─┴ internet: the client
 //! ```
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -20,7 +21,7 @@ use uplink_lab::{Host, Site, Uplink, now, pass};
 
 use crate::capture::Capture;
 use crate::lifecycle::end;
-use crate::program::uplinkd;
+use crate::program::{uplinkctl, uplinkd};
 use crate::scene::{END, INTERNET, Outcome, SOON, Scene, trial};
 
 /// An answer that takes longer does not come.
@@ -56,6 +57,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("path rules: stop, kill and cleanup leave nothing, src_valid_mark is put back", traceless),
         trial("path rules: a restart changes nothing", restarted),
         trial("path rules: a deleted table stands again at once", undone),
+        trial("path rules: who undoes them is named with the setting that ends it", contest_named),
         trial("path rules: addresses are followed, those that come and go are left out", addresses),
         trial("path rules: turned off, they go; turned on, they come", switched),
         trial("path rules: a VPN's default route keeps its say", vpn),
@@ -235,7 +237,7 @@ impl Service {
             threads.push(host.thread("service", move || {
                 while !stop.load(Ordering::Relaxed) {
                     match listener.accept() {
-                        Ok((stream, _)) => drop(std::io::Write::write_all(&mut &stream, b"hi")),
+                        Ok((stream, _)) => drop((&stream).write_all(b"hi")),
                         Err(_) => pass(Duration::from_millis(2)),
                     }
                 }
@@ -537,6 +539,60 @@ fn undone() -> Outcome {
     stage.finish()
 }
 
+/// One program deletes the nftables table over and over, and another the rules of the other family.
+fn contest_named() -> Outcome {
+    let stage = Stage::set("port", "")?;
+    stage.becomes("connections")?;
+    let worker = &stage.scene.site.worker;
+    // What is not there cannot be deleted.
+    let nft = || drop(worker.command("nft", &["delete table ip uplinkd"]));
+    names(&stage.scene, Family::Ipv4, "(nft) deletes or changes our nftables table; to end it, let", nft)?;
+    let mut ip = Command::new("ip");
+    ip.args(["-6", "-force", "-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut other = worker.spawn(ip)?;
+    let mut orders = other.process().stdin.take().ok_or("it takes no orders")?;
+    let ip = || {
+        let _ = writeln!(orders, "rule delete preference 32101");
+        pass(Duration::from_millis(2));
+    };
+    names(&stage.scene, Family::Ipv6, "(ip) deletes our path rules; to end it, let", ip)?;
+    drop(orders);
+    stage.becomes("connections")?;
+    stage.all_flows("when the others have given up")?;
+    stage.finish()
+}
+
+/// Undoes path rules until log, status and metrics tell who does.
+fn names(scene: &Scene, family: Family, named: &str, mut undo: impl FnMut()) -> Outcome {
+    let told = |said: &str| {
+        said.contains("path rules: held back: another program keeps undoing them: process ")
+            && said.contains(named)
+    };
+    let program = named[1..].split(')').next().unwrap_or_default();
+    let sample = |line: &str| {
+        line.starts_with(&format!("uplinkd_path_rules_undone{{family=\"{family}\",process="))
+            && line.ends_with(&format!(",name=\"{program}\"}} 1.0"))
+    };
+    let since = now();
+    loop {
+        (0..10).for_each(|_| undo());
+        let [status, metrics] = ["status", "metrics"].map(|what| uplinkctl(&scene.site.worker, &[what]));
+        let (status, metrics) = (status?.said, metrics?.said);
+        if status.lines().any(told) && metrics.lines().any(sample) {
+            break;
+        }
+        if now() >= since + 4 * SOON {
+            return Err(scene.explain(&format!("not named: {named}\n{status}\n{metrics}")));
+        }
+    }
+    scene.daemon.wait_for_log("who it is", since, SOON, told)?;
+    assert!(scene.status_of(family, "undone_by")?.is_null(), "the pin is another matter");
+    Ok(())
+}
+
 fn sorted(text: &str) -> Vec<&str> {
     let mut lines: Vec<&str> = text.lines().collect();
     lines.sort_unstable();
@@ -714,6 +770,9 @@ fn marked_by_others() -> Outcome {
         })
     };
     state("foreign_marks")?;
+    let shown = uplinkctl(worker, &["status"])?.said;
+    let named = "path rules: none: rule 100 of others (fwmark 0x10/0xffffffff) looks at bits of our marks";
+    assert!(shown.contains(named), "{shown}");
     assert!(!stage.laid()?.contains("-4 "), "{}", stage.laid()?);
     worker.ip("rule delete fwmark 0x10 lookup 100 preference 100")?;
     state("connections")?;

@@ -1,10 +1,13 @@
 //! Another program that keeps undoing what we write.
 
+use uplink_core::own::probe_table;
 use uplink_core::policy::Placement;
-use uplink_core::snapshot::Family;
-use uplink_core::status::{Aside, Notice};
+use uplink_core::snapshot::{Family, LinkIndex};
+use uplink_core::status::{Aside, Notice, PathRulesState, path_rules_text};
+use uplink_core::undone::Undoing;
 
 use crate::sim::bench::Bench;
+use crate::sim::kernel::Errno;
 use crate::sim::lookup::Packet;
 use crate::sim::site::{MGMT, PORT, addresses, gateway, steered_worker, worker};
 use crate::sim::{ms, secs};
@@ -52,6 +55,72 @@ fn who_undoes_the_pin_is_named_with_the_setting_that_ends_it() {
     assert_eq!((ipv6.aside, ipv6.undone_by), (Some(Aside::Contest), None));
     bench.run(secs(70));
     assert_eq!(bench.family(Family::Ipv4).undone_by, None);
+}
+
+/// Rules, nftables table, and routes of the uplinks' own tables.
+#[test]
+fn who_undoes_path_rules_is_named_with_the_setting_that_ends_it() {
+    let routes_go: fn(&mut Bench) = |bench| {
+        let ours = |table| table >= probe_table(LinkIndex(0));
+        bench.kernel.routes.retain(|route| !ours(route.table));
+        bench.kernel.changes += 1;
+    };
+    for (undo, how, name, said) in [
+        (
+            (|bench| bench.path_rules_go()) as fn(&mut Bench),
+            Undoing::DeletesPathRule,
+            "systemd-network",
+            "deletes our path rules; to end it, set ManageForeignRoutes=no and ManageForeignRoutingPolicy",
+        ),
+        (
+            |bench| bench.marks_go(true),
+            Undoing::ChangesMarks,
+            "nft",
+            "nftables table; to end it, let it flush",
+        ),
+        (routes_go, Undoing::DeletesWay, "cleaner", "own tables, or rules to them; to end it, let it leave"),
+    ] {
+        let mut bench = worker();
+        bench.kernel.tracked = true;
+        bench.start();
+        bench.run(secs(20));
+        for _ in 0..30 {
+            undo(&mut bench);
+            bench.undone_so(Family::Ipv4, how, Some(name));
+            bench.run(ms(20));
+        }
+        let by = format!("held back: another program keeps undoing them: process 4711 ({name}) ");
+        let [ipv4, ipv6] = [Family::Ipv4, Family::Ipv6].map(|family| bench.family(family));
+        assert_eq!((ipv4.path_rules, ipv6.path_rules), (PathRulesState::Contest, PathRulesState::Contest));
+        let text = path_rules_text(ipv4.path_rules, ipv4.obstacle.as_ref());
+        assert!(text.contains(&by) && text.contains(said), "{text}");
+        assert_eq!((ipv6.obstacle, ipv4.undone_by), (None, None), "who undoes the pin is another matter");
+        let told = |bench: &Bench, text: &str| {
+            let told = |notice: &Notice| {
+                matches!(notice, Notice::PathRules { family: Family::Ipv4, .. })
+                    && notice.to_string().contains(text)
+            };
+            bench.notices.iter().filter(|(_, notice)| told(notice)).count()
+        };
+        assert_eq!(told(&bench, &by), 1, "{:?}", bench.notices);
+        bench.run(secs(70));
+        assert_eq!(bench.family(Family::Ipv4).path_rules, PathRulesState::Connections);
+        assert_eq!(told(&bench, "by connection and by source address"), 1);
+    }
+}
+
+#[test]
+fn what_the_kernel_refuses_of_path_rules_is_no_contest() {
+    let mut bench = worker();
+    bench.kernel.refuse_rules = Some(Errno(95));
+    bench.start();
+    bench.run(secs(60));
+    let ipv4 = bench.family(Family::Ipv4);
+    assert_eq!((ipv4.path_rules, ipv4.obstacle), (PathRulesState::Rejected, None));
+    bench.assert_way(PORT);
+    bench.kernel.refuse_rules = None;
+    bench.run(secs(70));
+    assert_eq!(bench.family(Family::Ipv4).path_rules, PathRulesState::Sources);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use uplink_core::marks::{Check, Marked, OwnMarks};
 use uplink_core::own::{Op, OwnRule, RuleForm};
 use uplink_core::policy::{PathRules, Policy};
 use uplink_core::snapshot::{Address, Family, LinkIndex, Mark, Prefix, Rule};
-use uplink_core::status::{Health, Notice, PathRulesState};
+use uplink_core::status::{Health, Notice, PathRulesState, path_rules_text};
 
 use crate::sim::bench::Bench;
 use crate::sim::kernel::{EEXIST, Errno};
@@ -324,6 +324,10 @@ fn where_others_use_our_bits_nothing_is_marked() {
         bench.run(secs(1));
         let expected = if collides { PathRulesState::ForeignMarks } else { PathRulesState::Connections };
         assert_eq!(state(&bench), expected, "{rule:?}");
+        let text = path_rules_text(expected, bench.family(Family::Ipv4).obstacle.as_ref());
+        let named =
+            "none: rule 9 of others (fwmark 0x10/0xffffffff) looks at bits of our marks; choose others";
+        assert_eq!(text.contains(named), collides, "{text}");
         let families = bench.kernel.tables.iter().map(|table| table.family).collect::<Vec<_>>();
         assert_eq!(families.contains(&Family::Ipv4), !collides, "{rule:?}");
         assert!(families.contains(&Family::Ipv6));
@@ -332,6 +336,8 @@ fn where_others_use_our_bits_nothing_is_marked() {
         bench.run(secs(1));
         assert_eq!(state(&bench), PathRulesState::Connections);
     }
+    let told = bench.notices.iter().filter(|(_, notice)| matches!(notice, Notice::PathRules { .. }));
+    assert_eq!(told.count(), 2, "when it begins, and when it is over");
 }
 
 #[test]
@@ -343,6 +349,11 @@ fn a_strict_check_is_not_made_to_look_at_marks_of_others() {
     bench.kernel.changes += 1;
     bench.run(secs(1));
     assert_eq!(state(&bench), PathRulesState::ForeignMarks);
+    let text = path_rules_text(state(&bench), bench.family(Family::Ipv4).obstacle.as_ref());
+    assert!(
+        text.contains("rule 9 of others (fwmark 0x200/0xf00)") && text.contains("rp_filter = 2"),
+        "{text}"
+    );
     assert_eq!((sources(&bench), connections(&bench)), (4, 4), "IPv6 has no such check");
     assert!(bench.kernel.links.values().all(|link| !link.src_valid_mark));
     // A loose one needs nothing.

@@ -278,8 +278,12 @@ impl Bench {
 
     /// The observer tells who undid the pin, if it can name that program.
     pub(crate) fn undone_by(&mut self, family: Family, name: Option<&str>) {
+        self.undone_so(family, Undoing::DeletesPin { table: TABLE_MAIN }, name);
+    }
+
+    /// The observer tells who undid what of ours.
+    pub(crate) fn undone_so(&mut self, family: Family, how: Undoing, name: Option<&str>) {
         let by = Program { process: 4711, name: name.map(str::to_owned) };
-        let how = Undoing::DeletesPin { table: TABLE_MAIN };
         self.arrive(Input::Undone(Undone { family, how, by }));
     }
 
