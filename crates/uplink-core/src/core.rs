@@ -64,6 +64,8 @@ pub struct Start {
 #[derive(Debug)]
 pub struct Core {
     policy: Policy,
+    /// What is wrong with the configuration that was read since.
+    misconfigured: Option<String>,
     limits: Limits,
     boot_id: String,
     /// The process before had decided.
@@ -152,6 +154,7 @@ impl Core {
         Self {
             limits: limits(&start.policy, spread),
             policy: start.policy,
+            misconfigured: None,
             boot_id: start.boot_id,
             decided_before: memory.ready,
             clock: Wakefulness { asleep: Duration::ZERO, deadline: Instant::NEVER },
@@ -270,10 +273,12 @@ impl Core {
             Input::Policy(policy) => {
                 self.limits = limits(&policy, self.limits.spread);
                 self.policy = *policy;
+                self.misconfigured = None;
                 self.stale = true;
                 self.families.iter_mut().for_each(FamilyState::begin_anew);
                 self.sockets = Sockets::default();
             }
+            Input::Misconfigured(mistake) => self.misconfigured = Some(mistake),
             Input::Deadline => {}
             Input::Stop => self.stopping = self.stopping.or(Some(0)),
         }

@@ -48,6 +48,8 @@ pub enum Input {
     Undone(Undone),
     /// The operator's configuration was read again.
     Policy(Box<Policy>),
+    /// It was read again, and has a mistake: this one. What was in force stays so.
+    Misconfigured(String),
     /// The deadline has come; nothing else happened.
     Deadline,
     /// We are asked to end: remove what is ours ([`Output::Apply`] follows if there is anything).

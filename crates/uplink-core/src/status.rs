@@ -21,6 +21,8 @@ pub struct Status {
     pub now: Instant,
     /// Whether routes are written.
     pub mode: Mode,
+    /// What is wrong with the configuration that was read last: one that was read before is in force.
+    pub misconfigured: Option<String>,
     /// Every family is decided, or the wait for that is over.
     pub ready: bool,
     /// Whether sockets of an uplink that is down are closed.

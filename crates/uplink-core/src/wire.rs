@@ -36,6 +36,8 @@ pub struct Status {
     pub now_us: u64,
     /// Whether routes are written.
     pub mode: Mode,
+    /// What is wrong with the configuration that was read last: one that was read before is in force.
+    pub misconfigured: Option<String>,
     /// Every family is decided, or the wait for that is over.
     pub ready: bool,
     /// Whether sockets of an uplink that is down are closed.
@@ -207,6 +209,7 @@ impl From<&status::Status> for Status {
         Self {
             now_us: micros(status.now),
             mode: status.mode,
+            misconfigured: status.misconfigured.clone(),
             ready: status.ready,
             close_sockets: status.close_sockets,
             families: status.families.iter().map(Election::from).collect(),

@@ -49,6 +49,11 @@ impl Collector for Metrics {
         gauge("up", "The daemon answers", vec![(vec![], truth(self.0.is_some()))])?;
         let Some(status) = &self.0 else { return Ok(()) };
         gauge("steering", "Routes are written", vec![(vec![], truth(status.mode == Mode::Steer))])?;
+        gauge(
+            "misconfigured",
+            "The configuration that was read last is refused",
+            vec![(vec![], truth(status.misconfigured.is_some()))],
+        )?;
         gauge("ready", "Every family is decided, or the wait is over", vec![(vec![], truth(status.ready))])?;
         gauge("family_up", "An elected path works", families(status, |family| works(family, status)))?;
         gauge("elected", "The path is elected", paths(status, |uplink, path| elected(uplink, path, status)))?;
@@ -177,6 +182,9 @@ uplinkd_up{} 1.0
 # HELP uplinkd_steering Routes are written
 # TYPE uplinkd_steering gauge
 uplinkd_steering{} 1.0
+# HELP uplinkd_misconfigured The configuration that was read last is refused
+# TYPE uplinkd_misconfigured gauge
+uplinkd_misconfigured{} 0.0
 # HELP uplinkd_ready Every family is decided, or the wait is over
 # TYPE uplinkd_ready gauge
 uplinkd_ready{} 1.0

@@ -42,7 +42,10 @@ fn head(status: &Status) -> String {
         CloseSocketsState::Off | CloseSocketsState::On => "",
         CloseSocketsState::Refused => "close_sockets has no effect: the kernel closes no sockets\n",
     };
-    format!("{mode}{ready}\n{sockets}")
+    let mistake = status.misconfigured.as_ref().map_or_else(String::new, |mistake| {
+        format!("the configuration that was read last is refused, one from before is in force: {mistake}\n")
+    });
+    format!("{mode}{ready}\n{mistake}{sockets}")
 }
 
 /// One family: what is elected, since when, why; and the pin.
@@ -331,12 +334,15 @@ Last changes
         nothing.ready = false;
         nothing.mode = Mode::Observe;
         nothing.close_sockets = CloseSocketsState::Refused;
+        nothing.misconfigured = Some("a mistake --> uplinkd.toml:2:8".to_owned());
         nothing.families.clear();
         nothing.uplinks.clear();
         nothing.changes.clear();
         assert_eq!(
             status(&nothing),
             "uplinkd only observes, it writes nothing; not every family is decided yet\n\
+             the configuration that was read last is refused, one from before is in force: \
+             a mistake --> uplinkd.toml:2:8\n\
              close_sockets has no effect: the kernel closes no sockets\n\n\
              No family has a default route or a gateway.\n\nNo uplinks.\n"
         );

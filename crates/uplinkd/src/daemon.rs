@@ -344,7 +344,10 @@ impl Daemon {
                 let seen = self.seen();
                 self.decide([Input::Policy(Box::new(policy)), seen]);
             }
-            Err(error) => tracing::error!("the configuration stays as it was: {error}"),
+            Err(error) => {
+                tracing::error!("the configuration stays as it was: {error}");
+                self.decide([Input::Misconfigured(error.brief())]);
+            }
         }
     }
 }

@@ -32,6 +32,7 @@ impl Core {
         Status {
             now,
             mode: self.policy.mode,
+            misconfigured: self.misconfigured.clone(),
             ready: self.ready,
             close_sockets: self.close_sockets_state(),
             families: self.families.iter().map(family).collect(),

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+/// How much of a mistake is told in one line: names and values in a file may be as long as that.
+const BRIEF_MAX: usize = 500;
+
 /// Why there is no policy.
 #[derive(Debug, Error)]
 pub(crate) enum ConfigError {
@@ -27,6 +30,15 @@ pub(crate) enum ConfigError {
     /// The text has a mistake; rendered with file, line, column, source, caret and remedy.
     #[error("{0}")]
     Mistake(String),
+}
+
+impl ConfigError {
+    /// What is wrong and where, in one line of at most [`BRIEF_MAX`] characters.
+    pub(crate) fn brief(&self) -> String {
+        let lines: Vec<String> =
+            self.to_string().lines().take(2).map(|line| line.trim().to_owned()).collect();
+        lines.join(" ").chars().take(BRIEF_MAX).collect()
+    }
 }
 
 /// A mistake in the text, not yet rendered.

@@ -30,6 +30,7 @@ pub(crate) fn status() -> Status {
     Status {
         now: at(1000),
         mode: Mode::Steer,
+        misconfigured: Some("`mode` cannot be \"stear\" --> uplinkd.toml:2:8".to_owned()),
         ready: true,
         close_sockets: CloseSocketsState::On,
         families: vec![

@@ -9,7 +9,7 @@ use uplink_core::snapshot::Family;
 use uplink_core::time::Instant;
 use uplink_lab::{Changes, Daemon, Fault, Host, Site};
 
-use crate::program::{Ended, uplinkd};
+use crate::program::{Ended, uplinkctl, uplinkd};
 use crate::scene::{END, Outcome, PATIENCE, PCI, SOON, STEADY, Scene, trial};
 
 /// The configuration is wrong (`EX_CONFIG`, sysexits.h).
@@ -153,6 +153,20 @@ fn reload_mistake() -> Outcome {
         line.contains("the configuration stays as it was") && line.contains("`mode` cannot be \"stear\"")
     })?;
     scene.daemon.wait_for_log("its place", reloaded, SOON, |line| line.contains(".toml:2:8"))?;
+    let shown = |so: bool| {
+        scene.until(&format!("a mistake is shown: {so}"), || {
+            let [status, metrics] = ["status", "metrics"].map(|what| uplinkctl(&scene.site.worker, &[what]));
+            let mistake = status?.said.lines().any(|line| {
+                line.starts_with("the configuration that was read last is refused")
+                    && line.ends_with(".toml:2:8")
+            });
+            let metric = format!("uplinkd_misconfigured{{}} {}.0\n", u8::from(so));
+            Ok(mistake == so && metrics?.said.contains(&metric))
+        })
+    };
+    shown(true)?;
+    scene.daemon.reload("patience = \"500ms\"")?;
+    shown(false)?;
     scene.moves_to("mgmt", scene.site.port.cable.fault(&[Fault::Silent]), SOON)?;
     scene.finish()?;
     Ok(())
