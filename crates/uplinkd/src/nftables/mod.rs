@@ -3,6 +3,7 @@
 //! It speaks netlink itself, because what is needed is one table of a fixed form: the crates that know
 //! nftables wrap a C library, are under another licence, or start the `nft` program.
 
+mod connections;
 mod events;
 mod form;
 mod wire;
@@ -57,15 +58,16 @@ impl Nftables {
         Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(64 * 1024) })
     }
 
-    /// Lays this table, in the place of ours if that stands, all in one step. A table of the same name
+    /// Lays this table, in the place of ours if that stands, all in one step, and takes the marks that had
+    /// other bits off connections. A table of the same name
     /// that is not ours is not touched.
     ///
     /// # Errors
     /// What the kernel says; `EEXIST` if the name is somebody else's.
     pub(crate) fn set(&mut self, marks: &OwnMarks) -> Result<(), RequestError> {
-        let stands = self.table(marks.family)?.is_some();
+        let before = self.table(marks.family)?;
         let mut batch = Batch::begin(self.sequence);
-        if stands {
+        if before.is_some() {
             batch.push(marks.family, wire::DELTABLE, 0, wire::named_table());
         }
         batch.push(marks.family, wire::NEWTABLE, NLM_F_CREATE | NLM_F_EXCL, wire::new_table());
@@ -76,20 +78,23 @@ impl Nftables {
             let message = wire::new_rule(&rule);
             batch.push(marks.family, wire::NEWRULE, NLM_F_CREATE | wire::NLM_F_APPEND, message);
         }
-        self.commit(batch)
+        self.commit(batch)?;
+        let bits = marks.uplinks.first().map(|marked| marked.mark.mask);
+        before.iter().for_each(|before| self.take_off(before, bits));
+        Ok(())
     }
 
-    /// Deletes our table of this family.
+    /// Deletes our table of this family, and takes its marks off connections.
     ///
     /// # Errors
     /// What the kernel says; `ENOENT` if there is none of ours.
     pub(crate) fn delete(&mut self, family: Family) -> Result<(), RequestError> {
-        if self.table(family)?.is_none() {
-            return Err(RequestError::refused(libc::ENOENT));
-        }
+        let Some(marks) = self.table(family)? else { return Err(RequestError::refused(libc::ENOENT)) };
         let mut batch = Batch::begin(self.sequence);
         batch.push(family, wire::DELTABLE, 0, wire::named_table());
-        self.commit(batch)
+        self.commit(batch)?;
+        self.take_off(&marks, None);
+        Ok(())
     }
 
     /// Our table of this family, if there is one.
@@ -198,6 +203,9 @@ pub(crate) fn any_dump(datagram: &[u8]) -> Option<OwnMarks> {
     let rules: Vec<_> =
         messages(datagram).flatten().filter_map(|message| wire::read_rule(message.payload)).collect();
     let says_ours = messages(datagram).flatten().any(|message| wire::says_ours(message.payload));
+    for message in messages(datagram).flatten() {
+        let _ = wire::unmarked_connection(message.payload, u32::MAX);
+    }
     let author = messages(datagram).flatten().find_map(|message| wire::read_author(message.payload));
     let name = author.and_then(|author| author.name).unwrap_or_default();
     assert!(!name.contains(char::is_control), "{name:?}");

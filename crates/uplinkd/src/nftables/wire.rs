@@ -4,7 +4,7 @@
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 use nix::libc;
 use uplink_core::marks::TABLE;
-use uplink_core::snapshot::{Family, LinkIndex};
+use uplink_core::snapshot::{Family, LinkIndex, Mark};
 use uplink_core::undone::Program;
 
 use super::form::{Chain, Expression, OURS, Rule};
@@ -25,6 +25,18 @@ pub(super) const NEWRULE: u16 = SUBSYSTEM << 8 | 6;
 pub(super) const GETRULE: u16 = SUBSYSTEM << 8 | 7;
 /// Told after each transaction of anybody.
 pub(super) const NEWGEN: u16 = SUBSYSTEM << 8 | 15;
+
+/// Messages about connections (`IPCTNL_MSG_CT_NEW`, `IPCTNL_MSG_CT_GET` of `NFNL_SUBSYS_CTNETLINK`,
+/// `linux/netfilter/nfnetlink_conntrack.h`).
+pub(super) const NEWCONNECTION: u16 = 1 << 8;
+pub(super) const GETCONNECTION: u16 = 1 << 8 | 1;
+
+/// Attributes of a connection: its question's ends, its mark, in which zone it is, and which bits of the mark
+/// are meant (`CTA_TUPLE_ORIG`, `CTA_MARK`, `CTA_ZONE`, `CTA_MARK_MASK`).
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_MARK: u16 = 8;
+const CTA_ZONE: u16 = 18;
+const CTA_MARK_MASK: u16 = 21;
 
 /// Behind the other rules of its chain.
 pub(super) const NLM_F_APPEND: u16 = 0x800;
@@ -157,6 +169,24 @@ pub(super) fn read_rule(payload: &[u8]) -> Option<(String, String)> {
         }
     }
     (table == TABLE).then_some((chain, comment))
+}
+
+/// Attributes that ask for the connections with a mark.
+pub(super) fn connections_of(mark: Mark) -> Vec<u8> {
+    [be32(CTA_MARK, mark.value), be32(CTA_MARK_MASK, mark.mask)].concat()
+}
+
+/// Attributes that take these bits off the connection that the kernel described.
+pub(super) fn unmarked_connection(payload: &[u8], bits: u32) -> Option<Vec<u8>> {
+    let (mut ends, mut zone) = (None, Vec::new());
+    for known in attributes(payload.get(4..)?) {
+        match known.ok()? {
+            (CTA_TUPLE_ORIG, value) => ends = Some(nest(CTA_TUPLE_ORIG, value)),
+            (CTA_ZONE, value) => zone = attribute(CTA_ZONE, value),
+            _ => {}
+        }
+    }
+    Some([ends?, zone, be32(CTA_MARK, 0), be32(CTA_MARK_MASK, bits)].concat())
 }
 
 /// Who made the transaction that a message of a new generation tells of.

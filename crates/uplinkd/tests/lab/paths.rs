@@ -6,7 +6,7 @@
 //! ```
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +36,9 @@ const OF_HOST: u16 = 30001;
 /// The NodePort of a service in the pod.
 const OF_POD: u16 = 30002;
 
+/// Where the pod is talked to, inside and outside.
+const OF_TALK: u16 = 30003;
+
 /// The pod's addresses.
 const POD: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 244, 0, 2)), IpAddr::V6(Ipv6Addr::new(0xfd44, 0, 0, 0, 0, 0, 0, 2))];
@@ -60,6 +63,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("path rules: who undoes them is named with the setting that ends it", contest_named),
         trial("path rules: addresses are followed, those that come and go are left out", addresses),
         trial("path rules: turned off, they go; turned on, they come", switched),
+        trial("path rules: with other bits, connections that had the old ones go on", other_bits),
         trial("path rules: a VPN's default route keeps its say", vpn),
         trial("path rules: a connection from an uplink's address outlives a planned switch", stays),
         trial("path rules beside a multipath pin: every flow is answered where it came in", shared),
@@ -208,17 +212,20 @@ fn src_valid_mark(scene: &Scene, interface: &str) -> Result<String, Failed> {
 
 /// Whether a service greets a client of this host within some time.
 fn greets(host: &Host, client: IpAddr, service: SocketAddr, within: Duration) -> Result<bool, Failed> {
-    let greeted = host.run(move || {
-        let socket = Socket::new(Domain::for_address(service), Type::STREAM, None)?;
-        socket.bind(&SocketAddr::new(client, 0).into())?;
-        socket.set_read_timeout(Some(within))?;
-        if socket.connect_timeout(&service.into(), within).is_err() {
-            return Ok(false);
-        }
-        let mut said = [0; 2];
-        Ok::<_, std::io::Error>((&socket).read_exact(&mut said).is_ok())
+    let greeted = host.run(move || match connect(client, service, within) {
+        Ok(mut stream) => stream.read_exact(&mut [0; 2]).is_ok(),
+        Err(_) => false,
     });
-    Ok(greeted?)
+    Ok(greeted)
+}
+
+/// A connection from this address.
+fn connect(client: IpAddr, service: SocketAddr, within: Duration) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(service), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(client, 0).into())?;
+    socket.set_read_timeout(Some(within))?;
+    socket.connect_timeout(&service.into(), within)?;
+    Ok(socket.into())
 }
 
 /// A service that greets whoever connects, in both families.
@@ -643,6 +650,71 @@ fn switched() -> Outcome {
     stage.scene.until("other bits are used", || Ok(stage.laid()?.contains("fwmark 0x1000000/0x7000000")))?;
     assert!(!stage.laid()?.contains("/0x78"), "{}", stage.laid()?);
     stage.all_flows("with other bits")?;
+    stage.finish()
+}
+
+/// To the pod by management while the port is elected: without a mark, answers would go by the port. When all
+/// is over, no connection has bits of ours.
+fn other_bits() -> Outcome {
+    let stage = Stage::set("port", "")?;
+    stage.becomes("connections")?;
+    let (worker, internet) = (&stage.scene.site.worker, &stage.scene.site.internet);
+    let mgmt: [IpAddr; 2] = [stage.scene.site.mgmt.address4.into(), stage.scene.site.mgmt.address6.into()];
+    let old = "postrouting priority 300; }; add rule inet watch out ct mark & 0x78 != 0 counter comment old; \
+               add rule inet watch out ct mark & 0x7000000 != 0 counter comment new";
+    let watch = format!("add table inet watch; add chain inet watch out {{ type filter hook {old}");
+    let mut streams = Vec::new();
+    for (client, address) in INTERNET.into_iter().zip(mgmt) {
+        let listener = stage
+            .pod
+            .run(move || TcpListener::bind(SocketAddr::new(POD[usize::from(address.is_ipv6())], OF_TALK)))?;
+        let (family, word, pod) = match address {
+            IpAddr::V4(_) => ("ip", "ip", format!("{}:{OF_TALK}", POD[0])),
+            IpAddr::V6(_) => ("ip6", "ip6", format!("[{}]:{OF_TALK}", POD[1])),
+        };
+        let rule =
+            format!("add rule {family} services in {word} daddr {address} tcp dport {OF_TALK} dnat to {pod}");
+        worker.command("nft", &[rule])?;
+        let near = internet.run(move || connect(client, SocketAddr::new(address, OF_TALK), ANSWERED))?;
+        let (far, _) = listener.accept()?;
+        streams.push((near, far));
+    }
+    let talk = |what: &str| -> Outcome {
+        for (near, far) in &streams {
+            let mut heard = [0; 2];
+            far.set_read_timeout(Some(ANSWERED))?;
+            (&mut &*near).write_all(b"hi").and_then(|()| (&mut &*far).read_exact(&mut heard))?;
+            let answered = (&mut &*far).write_all(b"ho").and_then(|()| (&mut &*near).read_exact(&mut heard));
+            answered.map_err(|error| format!("{what}: {error}\n{}", stage.laid().unwrap_or_default()))?;
+        }
+        Ok(())
+    };
+    let seen = |which: &str| -> Result<bool, Failed> {
+        let counted = worker.command("nft", &["list table inet watch"])?;
+        let lines = counted.lines().filter(|line| line.contains(&format!("\"{which}\"")));
+        Ok(lines.into_iter().any(|line| !line.contains("packets 0 ")))
+    };
+    talk("before")?;
+    stage.scene.daemon.reload(&electing("port", "path_marks = 0x7000000"))?;
+    stage.scene.until("other bits are used", || {
+        Ok(stage.laid()?.matches("fwmark 0x1000000/0x7000000").count() == 4)
+    })?;
+    talk("with other bits")?;
+    worker.command("nft", &[&watch])?;
+    talk("with other bits, again")?;
+    assert!(seen("new")? && !seen("old")?, "{}", worker.command("nft", &["list table inet watch"])?);
+    stage.scene.daemon.reload(&electing("port", "path_rules = \"off\""))?;
+    stage.becomes("off")?;
+    stage.scene.until("nothing is laid", || Ok(stage.laid()?.is_empty()))?;
+    worker.command("nft", &["delete table inet watch"])?;
+    worker.command("nft", &[&watch])?;
+    // The answer is lost now, but was seen on its way.
+    for (near, far) in &streams {
+        (&mut &*near).write_all(b"hi").and_then(|()| (&mut &*far).read_exact(&mut [0; 2]))?;
+    }
+    assert!(!seen("new")? && !seen("old")?, "{}", worker.command("nft", &["list table inet watch"])?);
+    worker.command("nft", &["delete table inet watch"])?;
+    drop(streams);
     stage.finish()
 }
 
