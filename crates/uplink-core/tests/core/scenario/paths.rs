@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use uplink_core::event::Outcome;
 use uplink_core::marks::{Check, Marked, OwnMarks};
-use uplink_core::own::{Op, OwnRule, RuleForm};
+use uplink_core::own::{Op, OwnRule, RuleForm, probe_table};
 use uplink_core::policy::{PathRules, Policy};
 use uplink_core::snapshot::{Address, Family, LinkIndex, Mark, Prefix, Rule};
 use uplink_core::status::{Health, Notice, PathRulesState, path_rules_text};
@@ -262,6 +262,75 @@ fn however_many_uplinks_there_are_the_elected_one_has_a_mark() {
     bench.run(secs(1));
     assert!(marked(&bench, last).is_some());
     assert_eq!(marked(&bench, LinkIndex(21)), kept, "who has a mark keeps it");
+}
+
+/// A driver that starts again: connections of before keep their mark, and their uplink.
+#[test]
+fn an_interface_that_is_made_anew_has_the_mark_that_it_had() {
+    let mut bench = tracked_worker();
+    let mark = marked(&bench, MGMT).expect("it is marked").mark;
+    let again = LinkIndex(13);
+    bench.unplug(MGMT);
+    bench.run(secs(2));
+    assert_eq!((marked(&bench, MGMT), way(&bench, None, mark.value)), (None, Some(PORT)));
+    bench.plug(again, BOARD);
+    bench.lease(again);
+    bench.run(secs(10));
+    assert_eq!(marked(&bench, again).map(|marked| marked.mark), Some(mark));
+    assert_eq!(way(&bench, None, mark.value), Some(again));
+    let old = |rule: &OwnRule| rule.table() == probe_table(MGMT);
+    assert!(!bench.kernel.rules.iter().filter_map(OwnRule::claim).any(|rule| old(&rule)));
+    assert!(!bench.kernel.routes.iter().any(|route| route.table == probe_table(MGMT)));
+}
+
+/// It leads through nothing while it is on both: whoever moves it decides a moment later.
+#[test]
+fn an_address_that_moves_between_uplinks_is_followed() {
+    let mut bench = tracked_worker();
+    let own = addresses(MGMT, Family::Ipv4)[0].clone();
+    let wanders = IpAddr::from([10, 0, own_net(MGMT), 20]);
+    let on = |link| Address { link, prefix: Prefix { address: wanders, length: 24 }, ..own.clone() };
+    let leads = |bench: &mut Bench, link| {
+        let led = |bench: &Bench| way(bench, Some(wanders), 0) == Some(link);
+        bench.until(ms(10), led).expect("it is followed");
+        bench.run(ms(200));
+        assert!(led(bench));
+    };
+    bench.kernel.add_address(on(MGMT));
+    leads(&mut bench, MGMT);
+    bench.kernel.add_address(on(PORT));
+    leads(&mut bench, PORT);
+    bench.kernel.remove_address(&on(MGMT));
+    leads(&mut bench, PORT);
+    assert_eq!(sources(&bench), 10);
+    bench.kernel.add_address(on(MGMT));
+    bench.kernel.remove_address(&on(PORT));
+    leads(&mut bench, MGMT);
+    assert_eq!(sources(&bench), 10);
+}
+
+#[test]
+fn each_family_has_them_for_the_paths_that_it_has() {
+    let mut bench = tracked_worker();
+    bench
+        .forget_routes(|route| route.family == Family::Ipv6 && route.hops.iter().any(|hop| hop.link == MGMT));
+    for address in addresses(MGMT, Family::Ipv6) {
+        bench.kernel.remove_address(&address);
+    }
+    bench.run(secs(2));
+    assert_eq!((sources(&bench), connections(&bench)), (4, 4));
+    assert_eq!(bench.family(Family::Ipv6).path_rules, PathRulesState::Needless);
+    assert!(table(&bench, Family::Ipv6).is_none() && table(&bench, Family::Ipv4).is_some());
+    assert!(
+        !bench
+            .kernel
+            .routes
+            .iter()
+            .any(|route| { route.family == Family::Ipv6 && route.table >= probe_table(LinkIndex(0)) })
+    );
+    bench.lease(MGMT);
+    bench.run(secs(10));
+    assert_eq!((sources(&bench), connections(&bench)), (8, 8));
 }
 
 #[test]
