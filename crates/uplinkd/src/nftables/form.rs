@@ -1,4 +1,4 @@
-//! What our table consists of: three chains.
+//! What our table consists of: three chains that packets come by, and some that only few of them see.
 //!
 //! - `in`, before packets are routed, behind the translation of destinations: a packet of the question
 //!   that comes in by an uplink gives its connection the uplink's mark. Whatever else comes in, from a pod
@@ -6,6 +6,11 @@
 //! - `out`, for what the host itself sends, which is routed anew when its mark changes: the same.
 //! - `end`, when a packet has been routed: the mark has done its work and goes, lest a tunnel that carries
 //!   the packet on be routed by it.
+//!
+//! Each step costs every packet of the host some nanoseconds, and each chain of the kernel's, or a way to
+//! another chain, some more. Most packets are to leave after few: what only questions need stands in a chain
+//! for each uplink (`question-IFINDEX`), and what only packets with a mark need at the end in one (`unmark`).
+//! For answers that does not pay: most of what has a mark is one, and there are few uplinks.
 //!
 //! What somebody else marked is his: a connection with any other bit is not marked, a packet with any of
 //! our bits is not, and a socket's packet with any mark is not (a VPN's, which would be led into itself).
@@ -43,41 +48,42 @@ pub(super) enum Chain {
     Out,
     /// What has been routed.
     End,
+    /// Packets of the question that came in by this uplink.
+    Question(LinkIndex),
+    /// Packets with a mark that have been routed.
+    Unmark,
+}
+
+/// Where the kernel hands packets to a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hook {
+    /// `NF_INET_PRE_ROUTING`, `NF_INET_LOCAL_OUT`, `NF_INET_POST_ROUTING` (`linux/netfilter.h`).
+    pub(super) number: u32,
+    /// -100 is where destinations are translated, -150 where packets are marked
+    /// (`linux/netfilter_ipv4.h`).
+    pub(super) priority: i32,
+    /// What kind of chain it takes.
+    pub(super) kind: &'static str,
 }
 
 impl Chain {
-    pub(super) const ALL: [Self; 3] = [Self::In, Self::Out, Self::End];
-
-    pub(super) const fn name(self) -> &'static str {
+    pub(super) fn name(self) -> String {
         match self {
-            Self::In => "in",
-            Self::Out => "out",
-            Self::End => "end",
+            Self::In => "in".to_owned(),
+            Self::Out => "out".to_owned(),
+            Self::End => "end".to_owned(),
+            Self::Question(link) => format!("question-{}", link.0),
+            Self::Unmark => "unmark".to_owned(),
         }
     }
 
-    /// `NF_INET_PRE_ROUTING`, `NF_INET_LOCAL_OUT`, `NF_INET_POST_ROUTING` (`linux/netfilter.h`).
-    pub(super) const fn hook(self) -> u32 {
+    /// None for a chain that packets only come to from others.
+    pub(super) const fn hook(self) -> Option<Hook> {
         match self {
-            Self::In => 0,
-            Self::Out => 3,
-            Self::End => 4,
-        }
-    }
-
-    /// -100 is where destinations are translated, -150 where packets are marked
-    /// (`linux/netfilter_ipv4.h`).
-    pub(super) const fn priority(self) -> i32 {
-        match self {
-            Self::In => -90,
-            Self::Out | Self::End => -150,
-        }
-    }
-
-    pub(super) const fn kind(self) -> &'static str {
-        match self {
-            Self::Out => "route",
-            Self::In | Self::End => "filter",
+            Self::In => Some(Hook { number: 0, priority: -90, kind: "filter" }),
+            Self::Out => Some(Hook { number: 3, priority: -150, kind: "route" }),
+            Self::End => Some(Hook { number: 4, priority: -150, kind: "filter" }),
+            Self::Question(_) | Self::Unmark => None,
         }
     }
 }
@@ -120,15 +126,30 @@ pub(super) enum Expression {
     },
     /// Leave the chain.
     Return,
+    /// Go on with that chain, and not with this one.
+    Goto(Chain),
+}
+
+/// All chains, in the order in which they are made, by which the kernel tells of their rules.
+pub(super) fn chains(marks: &OwnMarks) -> Vec<Chain> {
+    let questions = marks.uplinks.iter().map(|marked| Chain::Question(marked.link));
+    let first = [Chain::In, Chain::Out, Chain::End];
+    first.into_iter().chain(questions).chain([Chain::Unmark]).collect()
 }
 
 /// All rules, chain by chain, in their order. Who changes what one does changes its comment: by that an
 /// older process's table is told from ours.
 pub(super) fn rules(marks: &OwnMarks) -> Vec<Rule> {
-    let questions = marks.uplinks.iter().flat_map(question);
-    let answers = |chain| marks.uplinks.iter().map(move |marked| answer(chain, marked));
-    let ends = marks.uplinks.iter().map(end);
-    questions.chain(answers(Chain::In)).chain(answers(Chain::Out)).chain(ends).collect()
+    let uplinks = &marks.uplinks;
+    uplinks
+        .iter()
+        .flat_map(came_in)
+        .chain(uplinks.iter().map(answer))
+        .chain(uplinks.iter().map(sent))
+        .chain(routed(uplinks))
+        .chain(uplinks.iter().flat_map(question))
+        .chain(uplinks.iter().map(unmark))
+        .collect()
 }
 
 /// The table that consists of these rules (chain and comment of each); none if neither the table itself nor a
@@ -139,81 +160,102 @@ pub(super) fn read(family: Family, says_ours: bool, rules: &[(String, String)]) 
     }
     let uplinks = rules.iter().filter_map(|(_, comment)| read_comment(comment)).collect();
     let mut marks = OwnMarks { family, uplinks, intact: false };
-    let expected = self::rules(&marks).into_iter().map(|rule| (rule.chain.name().to_owned(), rule.comment));
+    let expected = self::rules(&marks).into_iter().map(|rule| (rule.chain.name(), rule.comment));
     marks.intact = rules.iter().cloned().eq(expected);
     Some(marks)
 }
 
-/// A packet of the question: its connection gets the uplink's mark. A question that is sent on gets none
-/// itself, and is routed as ever; but where a strict reverse-path check looks at the mark, one with a
-/// translated destination needs it.
+/// `in`: what is a packet of the question goes to the chain for those.
+///
+/// Another that comes in by an uplink with a strict check may be the answer to a question that was sent on by
+/// it without a mark: with one, the check would ask for the way of the first uplink, and drop it. It is
+/// routed as ever. Where the destination was translated the question had the mark, and the answer comes from
+/// where that leads.
+fn came_in(marked: &Marked) -> Vec<Rule> {
+    let Marked { link, mark: _, check } = *marked;
+    let rule = |comment, rest: Vec<Expression>| {
+        let by_uplink = vec![
+            Expression::LoadMeta(META_INTERFACE_IN),
+            Expression::Compare { equal: true, bytes: wire::interface(link) },
+        ];
+        Rule { chain: Chain::In, comment, expressions: [by_uplink, rest].concat() }
+    };
+    let is_question = vec![
+        Expression::LoadConnection(CONNECTION_DIRECTION),
+        Expression::Compare { equal: true, bytes: vec![ORIGINAL] },
+        Expression::Goto(Chain::Question(link)),
+    ];
+    let from_beyond = (check != Check::No).then(|| {
+        let comment = format!("{OURS}: nor is an answer marked that passes the strict check as ever");
+        rule(comment, [translated(false), vec![Expression::Return]].concat())
+    });
+    [Some(rule(comment(marked), is_question)), from_beyond].into_iter().flatten().collect()
+}
+
+/// `in`: another packet of a connection that came in by an uplink gets its mark.
+fn answer(marked: &Marked) -> Rule {
+    let mark = marked.mark;
+    let expressions = [connection_is(mark), unmarked(mark.mask), set(mark)].concat();
+    Rule { chain: Chain::In, comment: format!("{OURS}: answers of mark {mark}"), expressions }
+}
+
+/// `out`: a packet of a connection that came in by an uplink gets its mark. It has been routed once: if it
+/// leaves by that uplink already, it need not be routed anew, which costs most of all this. The connection
+/// is looked at first, because most have no mark.
+fn sent(marked: &Marked) -> Rule {
+    let leaves_elsewhere = vec![
+        Expression::LoadMeta(META_INTERFACE_OUT),
+        Expression::Compare { equal: false, bytes: wire::interface(marked.link) },
+    ];
+    let mark = marked.mark;
+    let expressions = [connection_is(mark), leaves_elsewhere, unmarked(u32::MAX), set(mark)].concat();
+    let comment = format!("{OURS}: answers of mark {mark} that would leave elsewhere");
+    Rule { chain: Chain::Out, comment, expressions }
+}
+
+/// `end`: what has a mark goes to the chain for that.
+fn routed(uplinks: &[Marked]) -> Option<Rule> {
+    let bits = uplinks.iter().map(|marked| marked.mark.mask).reduce(|bits, more| bits | more)?;
+    let has_mark = vec![
+        Expression::LoadMeta(META_MARK),
+        Expression::Bits { keep: bits, flip: 0 },
+        Expression::Compare { equal: false, bytes: bytes(0) },
+        Expression::Goto(Chain::Unmark),
+    ];
+    Some(Rule { chain: Chain::End, comment: format!("{OURS}: the way is found"), expressions: has_mark })
+}
+
+/// `question-IFINDEX`: the connection gets the uplink's mark. A question that is sent on gets none itself,
+/// and is routed as ever; but where a strict reverse-path check looks at the mark, one with a translated
+/// destination needs it.
 fn question(marked: &Marked) -> Vec<Rule> {
     let Marked { link, mark, check } = *marked;
-    let rule = |comment, rest: Vec<Expression>| Rule {
-        chain: Chain::In,
+    let rule = |comment, expressions: Vec<Vec<Expression>>| Rule {
+        chain: Chain::Question(link),
         comment,
-        expressions: [came_in_by(link), rest].concat(),
+        expressions: expressions.concat(),
     };
-    let of_nobody = connection_is(Mark { value: 0, mask: !mark.mask });
-    let others = vec![
+    let has_another = vec![
         Expression::LoadConnection(CONNECTION_MARK),
         Expression::Bits { keep: mark.mask, flip: 0 },
         Expression::Compare { equal: false, bytes: bytes(mark.value) },
+    ];
+    let of_nobody = connection_is(Mark { value: 0, mask: !mark.mask });
+    let give = vec![
         Expression::LoadConnection(CONNECTION_MARK),
         Expression::Bits { keep: !mark.mask, flip: mark.value },
         Expression::SetConnection(CONNECTION_MARK),
     ];
-    let others = [of_nobody, others].concat();
-    let translated = vec![
-        Expression::LoadConnection(CONNECTION_STATUS),
-        Expression::Bits { keep: TRANSLATED, flip: 0 },
-        Expression::Compare { equal: false, bytes: bytes(0) },
-    ];
+    let first = rule(format!("{OURS}: unless it is marked by others"), vec![has_another, of_nobody, give]);
     let checked = (check != Check::No).then(|| {
-        let marked = [translated, connection_is(mark), unmarked(mark.mask), set(mark)];
-        rule(format!("{OURS}: for the strict reverse-path check"), marked.concat())
+        let needed = vec![translated(true), connection_is(mark), unmarked(mark.mask), set(mark)];
+        rule(format!("{OURS}: for the strict reverse-path check"), needed)
     });
-    let first = rule(comment(marked), others);
-    let last = rule(format!("{OURS}: a question is routed as ever"), vec![Expression::Return]);
-    let passed_on = (check != Check::No).then(|| answer_from_beyond(link));
-    [Some(first), checked, Some(last), passed_on].into_iter().flatten().collect()
+    [Some(first), checked].into_iter().flatten().collect()
 }
 
-/// The question was sent on by another uplink without a mark, so the answer comes in by that: with a mark,
-/// a strict check would ask for the way of the first uplink, and drop it. It is routed as ever. Where the
-/// destination was translated the question had the mark, and the answer comes from where that leads.
-fn answer_from_beyond(link: LinkIndex) -> Rule {
-    let untranslated = [
-        Expression::LoadConnection(CONNECTION_STATUS),
-        Expression::Bits { keep: TRANSLATED, flip: 0 },
-        Expression::Compare { equal: true, bytes: bytes(0) },
-        Expression::Return,
-    ];
-    let comment = format!("{OURS}: nor is an answer marked that passes the strict check as ever");
-    Rule { chain: Chain::In, comment, expressions: [by_interface(link), untranslated.to_vec()].concat() }
-}
-
-/// A packet of a connection that came in by an uplink gets its mark. What the host sends has been routed
-/// once: if it leaves by that uplink already, it need not be routed anew, which costs most of all this.
-fn answer(chain: Chain, marked: &Marked) -> Rule {
-    let Marked { link, mark, check: _ } = *marked;
-    let (astray, by_others) = match chain {
-        Chain::Out => {
-            let leaves = vec![
-                Expression::LoadMeta(META_INTERFACE_OUT),
-                Expression::Compare { equal: false, bytes: wire::interface(link) },
-            ];
-            (leaves, u32::MAX)
-        }
-        Chain::In | Chain::End => (Vec::new(), mark.mask),
-    };
-    let comment = format!("{OURS}: answers of mark {mark}");
-    let expressions = [astray, connection_is(mark), unmarked(by_others), set(mark)].concat();
-    Rule { chain, comment, expressions }
-}
-
-/// Takes the mark off.
-fn end(marked: &Marked) -> Rule {
+/// `unmark`: takes the mark off.
+fn unmark(marked: &Marked) -> Rule {
     let mark = marked.mark;
     let is_set = vec![
         Expression::LoadMeta(META_MARK),
@@ -222,7 +264,7 @@ fn end(marked: &Marked) -> Rule {
     ];
     let comment = format!("{OURS}: mark {mark} goes when the way is found");
     let expressions = [is_set, connection_is(mark), set(Mark { value: 0, ..mark })].concat();
-    Rule { chain: Chain::End, comment, expressions }
+    Rule { chain: Chain::Unmark, comment, expressions }
 }
 
 /// Goes on only if these bits of the connection's mark are so.
@@ -243,23 +285,17 @@ fn unmarked(bits: u32) -> Vec<Expression> {
     ]
 }
 
+/// Goes on only if the destination is translated, or is not.
+fn translated(is: bool) -> Vec<Expression> {
+    vec![
+        Expression::LoadConnection(CONNECTION_STATUS),
+        Expression::Bits { keep: TRANSLATED, flip: 0 },
+        Expression::Compare { equal: !is, bytes: bytes(0) },
+    ]
+}
+
 fn bytes(number: u32) -> Vec<u8> {
     number.to_ne_bytes().to_vec()
-}
-
-fn came_in_by(link: LinkIndex) -> Vec<Expression> {
-    let is_question = vec![
-        Expression::LoadConnection(CONNECTION_DIRECTION),
-        Expression::Compare { equal: true, bytes: vec![ORIGINAL] },
-    ];
-    [by_interface(link), is_question].concat()
-}
-
-fn by_interface(link: LinkIndex) -> Vec<Expression> {
-    vec![
-        Expression::LoadMeta(META_INTERFACE_IN),
-        Expression::Compare { equal: true, bytes: wire::interface(link) },
-    ]
 }
 
 /// Gives the packet this mark, and leaves its other bits.
@@ -315,7 +351,7 @@ mod tests {
     }
 
     fn described(marks: &OwnMarks) -> Vec<(String, String)> {
-        rules(marks).into_iter().map(|rule| (rule.chain.name().to_owned(), rule.comment)).collect()
+        rules(marks).into_iter().map(|rule| (rule.chain.name(), rule.comment)).collect()
     }
 
     #[test]
@@ -338,6 +374,24 @@ mod tests {
         more.push(("in".to_owned(), String::new()));
         assert!(!read(Family::Ipv4, false, &more).unwrap().intact);
         assert_eq!(read(Family::Ipv4, true, &[]).unwrap().uplinks, [], "flushed");
+    }
+
+    #[test]
+    fn a_table_of_an_earlier_form_is_read_and_not_intact() {
+        let marks = marks(&[Check::MarkedByUs]);
+        let earlier = [
+            (
+                "in",
+                "uplinkd: questions by ifindex 11 get mark 0x1/0x1f, checked strictly, src_valid_mark set by us",
+            ),
+            ("in", "uplinkd: a question is routed as ever"),
+            ("in", "uplinkd: answers of mark 0x1/0x1f"),
+            ("out", "uplinkd: answers of mark 0x1/0x1f"),
+            ("end", "uplinkd: mark 0x1/0x1f goes when the way is found"),
+        ];
+        let earlier = earlier.map(|(chain, comment)| (chain.to_owned(), comment.to_owned()));
+        let read = read(Family::Ipv4, true, &earlier);
+        assert_eq!(read, Some(OwnMarks { intact: false, ..marks }), "whose src_valid_mark is known");
     }
 
     #[test]

@@ -24,7 +24,6 @@ use uplink_core::snapshot::{Family, Tracking};
 use crate::netlink::{Message, RequestError, messages, verdict};
 
 pub(crate) use events::Generations;
-use form::Chain;
 use wire::Batch;
 
 /// The kernel answers within microseconds; this is for a machine under load.
@@ -71,7 +70,7 @@ impl Nftables {
             batch.push(marks.family, wire::DELTABLE, 0, wire::named_table());
         }
         batch.push(marks.family, wire::NEWTABLE, NLM_F_CREATE | NLM_F_EXCL, wire::new_table());
-        for chain in Chain::ALL {
+        for chain in form::chains(marks) {
             batch.push(marks.family, wire::NEWCHAIN, NLM_F_CREATE, wire::new_chain(chain));
         }
         for rule in form::rules(marks) {

@@ -7,7 +7,7 @@ use uplink_core::marks::TABLE;
 use uplink_core::snapshot::{Family, LinkIndex, Mark};
 use uplink_core::undone::Program;
 
-use super::form::{Chain, Expression, OURS, Rule};
+use super::form::{Chain, Expression, Hook, OURS, Rule};
 use crate::netlink::{attributes, text};
 
 /// The number of nftables among the subsystems (`NFNL_SUBSYS_NFTABLES`, `linux/netfilter/nfnetlink.h`).
@@ -48,7 +48,8 @@ const NESTED: u16 = 0x8000;
 const REGISTER: u32 = 1;
 const REGISTER_OF_VERDICT: u32 = 0;
 
-/// `NFT_RETURN`: leave the chain.
+/// `NFT_GOTO`: go on with another chain, and do not come back. `NFT_RETURN`: leave the chain.
+const GOTO: i32 = -4;
 const RETURN: i32 = -5;
 
 /// Comments stand in the user data of a rule or a table as type, length, text with its zero: so `nft` shows
@@ -142,10 +143,13 @@ pub(super) fn rules_of_table() -> Vec<u8> {
 
 /// Attributes of a new chain.
 pub(super) fn new_chain(chain: Chain) -> Vec<u8> {
+    // NFTA_CHAIN_TABLE, _NAME
+    let named = [string(1, TABLE), string(3, &chain.name())].concat();
+    let Some(Hook { number, priority, kind }) = chain.hook() else { return named };
     // NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY
-    let hook = [be32(1, chain.hook()), be32(2, chain.priority().cast_unsigned())].concat();
-    // NFTA_CHAIN_TABLE, _NAME, _HOOK, _TYPE
-    [string(1, TABLE), string(3, chain.name()), nest(4, &hook), string(7, chain.kind())].concat()
+    let hook = [be32(1, number), be32(2, priority.cast_unsigned())].concat();
+    // NFTA_CHAIN_HOOK, _TYPE
+    [named, nest(4, &hook), string(7, kind)].concat()
 }
 
 /// Attributes of a new rule.
@@ -154,7 +158,7 @@ pub(super) fn new_rule(rule: &Rule) -> Vec<u8> {
     let expressions: Vec<u8> = rule.expressions.iter().flat_map(|e| nest(1, &expression(e))).collect();
     // NFTA_RULE_TABLE, _CHAIN, _EXPRESSIONS, _USERDATA
     let data = attribute(7, &user_data(&rule.comment));
-    [string(1, TABLE), string(2, rule.chain.name()), nest(4, &expressions), data].concat()
+    [string(1, TABLE), string(2, &rule.chain.name()), nest(4, &expressions), data].concat()
 }
 
 /// Chain and comment of a rule of our table that the kernel described; none if it is of another.
@@ -236,13 +240,19 @@ fn expression(expression: &Expression) -> Vec<u8> {
             let bits = [register(1), register(2), be32(3, 4), value(4, *keep), value(5, *flip)];
             ("bitwise", bits.concat())
         }
-        // NFTA_IMMEDIATE_DREG, _DATA { NFTA_DATA_VERDICT { NFTA_VERDICT_CODE } }
-        Expression::Return => {
-            let verdict = nest(2, &be32(1, RETURN.cast_unsigned()));
-            ("immediate", [be32(1, REGISTER_OF_VERDICT), nest(2, &verdict)].concat())
+        // NFTA_VERDICT_CODE, _CHAIN
+        Expression::Return => ("immediate", verdict(&be32(1, RETURN.cast_unsigned()))),
+        Expression::Goto(chain) => {
+            let to = [be32(1, GOTO.cast_unsigned()), string(2, &chain.name())].concat();
+            ("immediate", verdict(&to))
         }
     };
     [string(1, name), nest(2, &data)].concat()
+}
+
+/// NFTA_IMMEDIATE_DREG, _DATA { NFTA_DATA_VERDICT }
+fn verdict(what: &[u8]) -> Vec<u8> {
+    [be32(1, REGISTER_OF_VERDICT), nest(2, &nest(2, what))].concat()
 }
 
 /// The value with which packets of an interface are compared.
