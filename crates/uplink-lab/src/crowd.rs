@@ -62,7 +62,7 @@ impl Host {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn flood(&self, interface: &str, gateway: Ipv4Addr, count: u32) -> Result<()> {
+    pub fn flood_routes(&self, interface: &str, gateway: Ipv4Addr, count: u32) -> Result<()> {
         let (interface, host) = (interface.to_owned(), self.name().to_owned());
         self.run(move || {
             let mut crowd = Crowd::open(&interface, gateway, RTPROT_DHCP)?;
@@ -75,6 +75,17 @@ impl Host {
             Ok::<(), io::Error>(())
         })
         .doing(format!("flood {host} with routes"))
+    }
+
+    /// Tells so often of interfaces, as fast as the kernel does it: by another alias of the loopback
+    /// interface, which matters to nobody.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn flood_links(&self, count: u32) -> Result<()> {
+        self.ip_batch(
+            &(0..count).map(|number| format!("link set dev lo alias {number}\n")).collect::<String>(),
+        )
     }
 }
 

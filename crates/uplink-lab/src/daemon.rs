@@ -307,22 +307,25 @@ impl Daemon {
         })
     }
 
-    /// How many of the kernel's messages about changes its socket had no room for so far.
+    /// How many of the kernel's messages about changes the socket on which it listens now had no room for.
     ///
     /// # Errors
-    /// If it has ended, or listens to nothing.
+    /// If it has ended.
     pub fn overruns(&self) -> Result<u64> {
-        let number = self.pid().to_string();
-        let sockets = fs::read_to_string(format!("/proc/{number}/net/netlink"));
+        let folder = PathBuf::from(format!("/proc/{}", self.pid()));
+        let open = fs::read_dir(folder.join("fd")).doing("read the daemon's descriptors")?;
+        let open = open.filter_map(|descriptor| fs::read_link(descriptor.ok()?.path()).ok());
+        let its: Vec<String> = open.map(|target| target.to_string_lossy().into_owned()).collect();
+        let sockets = fs::read_to_string(folder.join("net/netlink"));
         let sockets = sockets.doing("read the netlink sockets beside the daemon's")?;
-        // Protocol, port and drops are the second, third and ninth column; the port of a process's first
-        // socket is its number.
-        let drops = sockets.lines().find_map(|line| {
+        // Protocol, drops and inode are the second, ninth and tenth column.
+        let drops = sockets.lines().filter_map(|line| {
             let columns: Vec<&str> = line.split_whitespace().collect();
-            let its = columns.get(1) == Some(&"0") && columns.get(2) == Some(&number.as_str());
-            its.then(|| columns.get(8)?.parse().ok()).flatten()
+            let is_its =
+                columns.get(1) == Some(&"0") && its.contains(&format!("socket:[{}]", columns.get(9)?));
+            is_its.then(|| columns.get(8)?.parse::<u64>().ok()).flatten()
         });
-        drops.ok_or_else(|| Error::Unexpected(format!("the daemon listens to nothing:\n{sockets}")))
+        Ok(drops.sum())
     }
 
     fn watch(host: &Host, mut child: Child, notify: UnixDatagram, started: Instant) -> Result<Self> {

@@ -74,7 +74,7 @@ fn overrun_hides_carrier() -> Outcome {
 fn flood(scene: &Scene) -> Outcome {
     scene.daemon.signal(Signal::SIGSTOP)?;
     let before = scene.daemon.overruns()?;
-    scene.site.worker.flood("mgmt", scene.site.mgmt.gateway4, FLOOD)?;
+    scene.site.worker.flood_routes("mgmt", scene.site.mgmt.gateway4, FLOOD)?;
     assert!(scene.daemon.overruns()? > before, "there was room for everything");
     Ok(())
 }

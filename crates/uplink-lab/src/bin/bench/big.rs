@@ -15,6 +15,8 @@ use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
 use uplink_lab::{Change, Changes, Churn, Daemon, End, Error, Fault, Pods, Result, Site, now, pass};
 
+use crate::readings::Figure;
+
 /// So often each host is built anew, and each fault is caused on it then.
 const ROUNDS: usize = 4;
 const FAULTS: u32 = 5;
@@ -28,7 +30,8 @@ const BOUND: Duration = Duration::from_secs(60);
 const OVER: Duration = Duration::from_millis(500);
 /// How long the cost is watched.
 const SPAN: Duration = Duration::from_secs(10);
-/// So many routes that come and go overflow the socket of a daemon that sleeps meanwhile.
+/// So many routes that come and go, or changes of links, overflow the socket of a daemon that sleeps
+/// meanwhile.
 const FLOOD: u32 = 8000;
 /// What a daemon listens to (`RTNLGRP_*`, linux/rtnetlink.h): links, addresses, routes and rules of both
 /// families, next hops, reverse-path checks.
@@ -41,11 +44,23 @@ enum Crowd {
     Routes,
     Pods,
     Tables,
-    Floods,
+    /// Nobody, but the daemon is stopped while the fault is caused.
+    Sleep,
+    /// The same, and more news of routes, or of links, than there is room for.
+    FloodOfRoutes,
+    FloodOfLinks,
 }
 
 impl Crowd {
-    const ALL: [Self; 5] = [Self::Nobody, Self::Routes, Self::Pods, Self::Tables, Self::Floods];
+    const ALL: [Self; 7] = [
+        Self::Nobody,
+        Self::Routes,
+        Self::Pods,
+        Self::Tables,
+        Self::Sleep,
+        Self::FloodOfRoutes,
+        Self::FloodOfLinks,
+    ];
 }
 
 impl fmt::Display for Crowd {
@@ -55,15 +70,18 @@ impl fmt::Display for Crowd {
             Self::Routes => "500,000 routes, 10,000 changes a second",
             Self::Pods => "250 pods, 1,000 a minute come and go",
             Self::Tables => "4,096 default routes in other tables",
-            Self::Floods => "news overrun during the fault",
+            Self::Sleep => "stopped during the fault",
+            Self::FloodOfRoutes => "stopped and overrun by news of routes",
+            Self::FloodOfLinks => "stopped and overrun by news of links",
         })
     }
 }
 
 /// What was measured on one kind of host.
 #[derive(Debug, Default)]
-struct Figures {
-    /// From the fault, or for a lost carrier from the kernel's news of it, to the switch, in milliseconds.
+struct Samples {
+    /// From the fault, or for a lost carrier from the kernel's news of it, to the switch, in milliseconds;
+    /// of a daemon that was stopped, from when it was to go on.
     silent: Vec<f64>,
     carrier: Vec<f64>,
     /// Percent of a processor: the daemon's, and that of somebody who throws away what he hears.
@@ -71,25 +89,37 @@ struct Figures {
     bare: Vec<f64>,
 }
 
-/// Measures, and tells.
-pub(crate) fn measure(daemon: &Path) -> Result<()> {
-    let mut all = Crowd::ALL.map(|crowd| (crowd, Figures::default()));
+/// Measures the empty host and those whose name contains `part`, and tells.
+pub(crate) fn measure(daemon: &Path, part: Option<&str>) -> Result<()> {
+    let is_wanted =
+        |crowd: &Crowd| *crowd == Crowd::Nobody || part.is_none_or(|part| crowd.to_string().contains(part));
+    let wanted = Crowd::ALL.into_iter().filter(is_wanted);
+    let mut all: Vec<_> = wanted.map(|crowd| (crowd, Samples::default())).collect();
     for round in 1..=ROUNDS {
-        for (crowd, figures) in &mut all {
+        for (crowd, samples) in &mut all {
             println!("{crowd} ({round} of {ROUNDS})");
-            Host::start(daemon, *crowd)?.measure(figures)?;
+            Host::start(daemon, *crowd)?.measure(samples)?;
         }
     }
-    let empty = |of: fn(&Figures) -> &Vec<f64>| median(of(&all[0].1));
-    let (silent, carrier) = (empty(|figures| &figures.silent), empty(|figures| &figures.carrier));
-    println!("\nmedian (95 of 100) in ms of {} faults each, both families:", ROUNDS * FAULTS as usize);
-    for (crowd, figures) in &all {
+    println!(
+        "\nmedian (95 of 100) in ms of {} faults each, both families; who was",
+        ROUNDS * FAULTS as usize
+    );
+    println!("stopped is measured from when he was to go on, if that is later than the fault:");
+    let mut empty = None;
+    for (crowd, samples) in all {
+        let Samples { silent, carrier, share, bare } = samples;
+        let [silent, carrier, share, bare] = [silent, carrier, share, bare].map(Figure::of);
+        let (Some(silent), Some(carrier), Some(share), Some(bare)) = (silent, carrier, share, bare) else {
+            continue;
+        };
+        let empty = *empty.get_or_insert((silent.median, carrier.median));
         println!(
             "{crowd:40} silent gateway {}, carrier loss {}, {:.2} % of a processor (who only listens: {:.2} %)",
-            told(&figures.silent, silent),
-            told(&figures.carrier, carrier),
-            median(&figures.share),
-            median(&figures.bare),
+            told(&silent, empty.0),
+            told(&carrier, empty.1),
+            share.median,
+            bare.median,
         );
     }
     Ok(())
@@ -112,7 +142,7 @@ impl Host {
         let (worker, mgmt, gateway) = (&site.worker, site.mgmt.interface, site.mgmt.gateway4);
         let (mut churn, mut pods) = (None, None);
         match crowd {
-            Crowd::Nobody | Crowd::Floods => {}
+            Crowd::Nobody | Crowd::Sleep | Crowd::FloodOfRoutes | Crowd::FloodOfLinks => {}
             Crowd::Routes => {
                 worker.lay_crowd(mgmt, gateway, 500_000)?;
                 churn = Some(Churn::start(worker, mgmt, gateway, 10_000)?);
@@ -131,21 +161,21 @@ impl Host {
         Ok(host)
     }
 
-    fn measure(&self, figures: &mut Figures) -> Result<()> {
+    fn measure(&self, samples: &mut Samples) -> Result<()> {
         let cable = &self.site.port.cable;
         for number in 0..FAULTS {
             // The fault falls on every part of the time between two ticks.
             pass(OVER + PATIENCE / 4 * number / FAULTS);
-            let fault = self.fault(|| Ok(cable.fault(&[Fault::Silent])))?;
-            figures.silent.extend(self.leaves(fault)?.map(|at| millis(at.since(fault))));
+            let (fault, awake) = self.fault(|| Ok(cable.fault(&[Fault::Silent])))?;
+            samples.silent.extend(self.leaves(fault)?.map(|at| millis(at.since(fault.max(awake)))));
             self.returns(cable.heal())?;
         }
         for _ in 0..FAULTS {
             pass(OVER);
-            let cut = self.fault(|| cable.carrier(End::Worker, false))?;
+            let (cut, awake) = self.fault(|| cable.carrier(End::Worker, false))?;
             let is_loss = |change: &Change| matches!(change, Change::Link { interface, carrier: false, .. } if interface == "port");
             let lost = self.changes.wait_for("the loss of the port's carrier", cut, BOUND, is_loss)?.at;
-            figures.carrier.extend(self.leaves(cut)?.map(|at| millis(at.since(lost))));
+            samples.carrier.extend(self.leaves(cut)?.map(|at| millis(at.since(lost.max(awake)))));
             self.returns(cable.carrier(End::Worker, true)?)?;
         }
         pass(OVER);
@@ -153,28 +183,35 @@ impl Host {
         let (begun, before) = (now(), self.daemon.cost()?);
         pass(SPAN);
         let (span, after) = (now().since(begun), self.daemon.cost()?);
-        figures.share.push((after.cpu - before.cpu).div_duration_f64(span) * 100.0);
+        samples.share.push((after.cpu - before.cpu).div_duration_f64(span) * 100.0);
         let heard = listener.join().map_err(|_| Error::Unexpected("the listener panicked".to_owned()))?;
         let heard = heard.map_err(|source| Error::System { what: "listen".to_owned(), source })?;
-        figures.bare.push(heard.div_duration_f64(SPAN) * 100.0);
+        samples.bare.push(heard.div_duration_f64(SPAN) * 100.0);
         Ok(())
     }
 
-    /// Causes a fault, and where news are to be overrun lets the daemon sleep through more of them than
-    /// there is room for.
-    fn fault(&self, cause: impl FnOnce() -> Result<Instant>) -> Result<Instant> {
-        if self.crowd != Crowd::Floods {
-            return cause();
+    /// Causes a fault. Gives its moment, and that from which on the daemon could act: it is stopped
+    /// meanwhile where news are to be overrun.
+    fn fault(&self, cause: impl FnOnce() -> Result<Instant>) -> Result<(Instant, Instant)> {
+        let (worker, mgmt) = (&self.site.worker, &self.site.mgmt);
+        let flood = |how: &dyn Fn() -> Result<()>| {
+            self.daemon.signal(Signal::SIGSTOP)?;
+            let before = self.daemon.overruns()?;
+            how()?;
+            match self.daemon.overruns()? > before {
+                true => Ok(()),
+                false => Err(Error::Unexpected("there was room for all news".to_owned())),
+            }
+        };
+        match self.crowd {
+            Crowd::Nobody | Crowd::Routes | Crowd::Pods | Crowd::Tables => {
+                return Ok((cause()?, Instant::BOOT));
+            }
+            Crowd::Sleep => drop(self.daemon.signal(Signal::SIGSTOP)?),
+            Crowd::FloodOfRoutes => flood(&|| worker.flood_routes(mgmt.interface, mgmt.gateway4, FLOOD))?,
+            Crowd::FloodOfLinks => flood(&|| worker.flood_links(FLOOD))?,
         }
-        let before = self.daemon.overruns()?;
-        self.daemon.signal(Signal::SIGSTOP)?;
-        self.site.worker.flood(self.site.mgmt.interface, self.site.mgmt.gateway4, FLOOD)?;
-        let fault = cause()?;
-        self.daemon.signal(Signal::SIGCONT)?;
-        if self.daemon.overruns()? == before {
-            return Err(Error::Unexpected("there was room for all news".to_owned()));
-        }
-        Ok(fault)
+        Ok((cause()?, self.daemon.signal(Signal::SIGCONT)?))
     }
 
     /// When our routes of both families left the port.
@@ -219,21 +256,9 @@ fn listen() -> std::io::Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
-fn told(values: &[f64], empty: f64) -> String {
-    let middle = median(values);
-    format!("{middle:.2} ({:.2}), {:.2} × the empty host's", rank(values, 95), middle / empty)
-}
-
-fn median(values: &[f64]) -> f64 {
-    rank(values, 50)
-}
-
-/// What so many of a hundred do not exceed.
-fn rank(values: &[f64], percent: usize) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    let at = (sorted.len() * percent).div_ceil(100).max(1) - 1;
-    sorted.get(at).copied().unwrap_or(f64::NAN)
+fn told(figure: &Figure, empty: f64) -> String {
+    let Figure { median, p95, max, min: _ } = figure;
+    format!("{median:.2} ({:.2}), {:.2} × the empty host's", p95.unwrap_or(*max), median / empty)
 }
 
 fn millis(span: Duration) -> f64 {

@@ -43,7 +43,7 @@ struct Cli {
     /// Only contenders whose name contains this, and uplinkd; also one that is not in the selection
     #[arg(long, value_name = "NAME")]
     contender: Option<String>,
-    /// Only scenes of the selection whose title contains this
+    /// Only scenes of the selection, or big hosts, whose title contains this
     #[arg(long, value_name = "TITLE")]
     scene: Option<String>,
     /// Only what path rules cost the packets of a host: throughput with and without them
@@ -80,7 +80,7 @@ fn bench(cli: &Cli) -> Result<()> {
         return throughput::measure(&cli.daemon);
     }
     if cli.big {
-        return big::measure(&cli.daemon);
+        return big::measure(&cli.daemon, cli.scene.as_deref());
     }
     let (contenders, mut remarks) = present(cli);
     let scenes: Vec<Scene> =

@@ -125,6 +125,21 @@ pub(crate) struct Figure {
     pub(crate) max: f64,
 }
 
+impl Figure {
+    /// What samples in any order tell; none if there are none.
+    pub(crate) fn of(mut samples: Vec<f64>) -> Option<Self> {
+        samples.sort_unstable_by(f64::total_cmp);
+        let p95 =
+            (samples.len() >= ENOUGH).then(|| samples.get((samples.len() * 95).div_ceil(100) - 1).copied());
+        Some(Self {
+            median: middle(&samples)?,
+            min: *samples.first()?,
+            p95: p95.flatten(),
+            max: *samples.last()?,
+        })
+    }
+}
+
 /// The median of samples in any order; not a number if there are none.
 pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
@@ -154,11 +169,7 @@ impl Readings {
 
     /// All runs of a scene in one figure; none if it was not measured.
     pub(crate) fn figure(&self, contender: &str, scene: &Scene, measure: Measure) -> Option<Figure> {
-        let values = self.samples(contender, scene, measure);
-        let median = middle(&values)?;
-        let p95 =
-            (values.len() >= ENOUGH).then(|| values.get((values.len() * 95).div_ceil(100) - 1).copied());
-        Some(Figure { median, min: *values.first()?, p95: p95.flatten(), max: *values.last()? })
+        Figure::of(self.samples(contender, scene, measure))
     }
 
     /// How often the lab was too slow in a run of any scene.
