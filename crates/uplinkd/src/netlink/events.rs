@@ -44,7 +44,8 @@ pub(crate) enum Event<'a> {
     Message(Message<'a>),
     /// A message cannot be read.
     Malformed,
-    /// The buffer was full, or no memory left: some messages are lost.
+    /// The buffer was full, or no memory left: some messages are lost. No more are handed over until
+    /// [`Events::renew`].
     Overrun,
 }
 
@@ -52,6 +53,7 @@ pub(crate) enum Event<'a> {
 pub(crate) struct Events {
     socket: AsyncFd<Socket>,
     buffer: Vec<u8>,
+    overrun: bool,
 }
 
 impl Events {
@@ -74,7 +76,23 @@ impl Events {
         for group in GROUPS {
             socket.add_membership(group)?;
         }
-        Ok(Self { socket: sys::reactor::register(socket)?, buffer: Vec::with_capacity(DATAGRAM_MAX_BYTES) })
+        Ok(Self {
+            socket: sys::reactor::register(socket)?,
+            buffer: Vec::with_capacity(DATAGRAM_MAX_BYTES),
+            overrun: false,
+        })
+    }
+
+    /// To be called before what was lost in an overrun is read anew. What is queued is older than that, and
+    /// thousands of messages: a fresh socket has none of them, and the kernel throws them away by itself.
+    pub(crate) fn renew(&mut self) {
+        if self.overrun {
+            self.overrun = false;
+            // Without a descriptor left for it, the messages are taken in after all, and do no harm.
+            if let Ok(fresh) = Self::open() {
+                *self = fresh;
+            }
+        }
     }
 
     /// Waits until there is something to drain. May be cancelled at any time; may return although
@@ -91,37 +109,58 @@ impl Events {
     ///
     /// # Errors
     /// The socket is dead. What passes, an overrun or a lack of memory, is an event and no error.
-    pub(crate) fn drain(&mut self, mut each: impl FnMut(Event<'_>)) -> io::Result<()> {
+    pub(crate) fn drain(&mut self, each: impl FnMut(Event<'_>)) -> io::Result<()> {
+        let Self { socket, buffer, overrun } = self;
         // Taken before the first read: if more comes after the last one, clearing this readiness
         // does not hide it.
-        let ready = self.socket.poll_read_ready(&mut Context::from_waker(Waker::noop()));
-        for _ in 0..DRAIN_MAX_DATAGRAMS {
-            self.buffer.clear();
-            match self.socket.get_ref().recv(&mut self.buffer, libc::MSG_TRUNC) {
-                Ok(length) if length > self.buffer.len() => each(Event::Malformed),
-                Ok(_) => {
-                    for message in messages(&self.buffer) {
-                        match message {
-                            Ok(message) => each(Event::Message(message)),
-                            Err(Malformed) => each(Event::Malformed),
-                        }
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if let Poll::Ready(ready) = ready {
-                        ready?.clear_ready();
-                    }
-                    break;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::ENOBUFS | libc::ENOMEM) => each(Event::Overrun),
-                    _ => return Err(error),
-                },
-            }
+        let ready = socket.poll_read_ready(&mut Context::from_waker(Waker::noop()));
+        let end = if *overrun { End::Overrun } else { receive(socket.get_ref(), buffer, each)? };
+        *overrun = end == End::Overrun;
+        match (end, ready) {
+            (End::Limit, _) | (_, Poll::Pending) => {}
+            (End::Empty | End::Overrun, Poll::Ready(ready)) => ready?.clear_ready(),
         }
         Ok(())
     }
+}
+
+/// Why no more is received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// There is no more.
+    Empty,
+    /// Some messages are lost; what is left is older than what must be read anew.
+    Overrun,
+    /// It was enough for once.
+    Limit,
+}
+
+/// Receives what is there.
+fn receive(socket: &Socket, buffer: &mut Vec<u8>, mut each: impl FnMut(Event<'_>)) -> io::Result<End> {
+    for _ in 0..DRAIN_MAX_DATAGRAMS {
+        buffer.clear();
+        match socket.recv(buffer, libc::MSG_TRUNC) {
+            Ok(length) if length > buffer.len() => each(Event::Malformed),
+            Ok(_) => {
+                for message in messages(buffer) {
+                    match message {
+                        Ok(message) => each(Event::Message(message)),
+                        Err(Malformed) => each(Event::Malformed),
+                    }
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(End::Empty),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOBUFS | libc::ENOMEM) => {
+                    each(Event::Overrun);
+                    return Ok(End::Overrun);
+                }
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(End::Limit)
 }
 
 /// Where in a message the filter looks. A datagram of a multicast group holds one message.

@@ -26,7 +26,7 @@ use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::rule::RuleMessage;
 use nix::libc;
 use uplink_core::policy::Policy;
-use uplink_core::snapshot::{Address, Family, Link, Rule, Snapshot, Tracking, protocol};
+use uplink_core::snapshot::{Address, Family, Link, LinkIndex, Rule, Snapshot, Tracking, protocol};
 use uplink_core::time::Instant;
 use uplink_core::undone::Undone;
 
@@ -188,7 +188,7 @@ impl Observer {
     /// # Errors
     /// [`ObserveError::Events`]: no more events will come.
     pub(crate) fn drain(&mut self) -> Result<Drained, ObserveError> {
-        let mut effect = Effect::default();
+        let (mut effect, mut overrun) = (Effect::default(), false);
         let changed = self.nftables.as_mut().is_some_and(|(_, generations)| generations.drain());
         effect.tracking |= changed;
         let (state, undoings, looks) = (&mut self.state, &mut self.undoings, &mut self.malformed_looks);
@@ -204,12 +204,18 @@ impl Observer {
                     state.take(&message).unwrap_or_else(|Malformed| unreadable())
                 }
                 Event::Malformed => unreadable(),
-                Event::Overrun => Effect::LOOK,
+                Event::Overrun => {
+                    overrun = true;
+                    Effect::LOOK
+                }
             };
             effect = effect.and(more);
         };
         let received = self.events.drain(take);
         received.map_err(ObserveError::Events)?;
+        if overrun {
+            effect = effect.and(self.ask_for_links());
+        }
         if let Some(leases) = self.leases.take() {
             effect.changed |= self.state.replace_leases(leases);
         }
@@ -253,6 +259,22 @@ impl Observer {
         Drained { changed: self.changed, look: self.look_due, undone: self.undoings.any() }
     }
 
+    /// Asks for the links that matter, one by one: the news that a carrier is lost may be among those that
+    /// are, and must not wait until large tables are read.
+    fn ask_for_links(&mut self) -> Effect {
+        let mut effect = Effect::default();
+        for index in self.state.links_that_matter() {
+            let request = RouteNetlinkMessage::GetLink(ask_for_link(Some(index)));
+            effect = effect.and(match self.requests.ask(request, 0, |m| link::decode(m.payload).ok()?) {
+                Ok(Some(link)) => self.state.set_link(link),
+                Err(RequestError::Refused { errno: libc::ENODEV, text: _ }) => self.state.remove_link(index),
+                // The look that is due tells if it fails again.
+                Ok(None) | Err(_) => Effect::default(),
+            });
+        }
+        effect
+    }
+
     /// Whether somebody has begun to track connections, as far as it is time to look.
     fn begins_to_track(&mut self, now: Instant) -> bool {
         if self.state.snapshot().tracking.in_use || now < self.tracked_from {
@@ -286,6 +308,7 @@ impl Observer {
     /// # Errors
     /// See [`ObserveError`]; the snapshot may differ then, too.
     pub(crate) fn look(&mut self) -> Result<bool, ObserveError> {
+        self.events.renew();
         // What is queued now is older than what is read below, and need not cause another look.
         self.drain()?;
         self.ends_at = Instant::NEVER;
@@ -322,7 +345,10 @@ impl Observer {
     /// # Errors
     /// See [`ObserveError`].
     pub(crate) fn look_at_own(&mut self) -> Result<(), ObserveError> {
-        self.drain()?;
+        if self.drain()?.look {
+            self.look()?;
+            return Ok(());
+        }
         // What was applied may be one of them, and must be seen before it is missed.
         self.changed |= self.tables_due && self.follow_tables(clock::now());
         let own = self.read_routes(Some(protocol::UPLINKD))?;
@@ -343,9 +369,7 @@ impl Observer {
     }
 
     fn read_links(&mut self) -> Result<Vec<Link>, ObserveError> {
-        let mut request = LinkMessage::default();
-        request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let request = RouteNetlinkMessage::GetLink(request);
+        let request = RouteNetlinkMessage::GetLink(ask_for_link(None));
         self.read("links", &request, |m| link::decode(m.payload).ok()?)
     }
 
@@ -411,6 +435,14 @@ impl Observer {
             other => other.map_err(|source| ObserveError::Dump { what, source }),
         }
     }
+}
+
+/// What asks for this link, or for all.
+fn ask_for_link(index: Option<LinkIndex>) -> LinkMessage {
+    let mut request = LinkMessage::default();
+    request.header.index = index.map_or(0, |index| index.0);
+    request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    request
 }
 
 /// The message, if it is about this family. A kernel without IPv6 answers a request for it with what

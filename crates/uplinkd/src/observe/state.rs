@@ -11,7 +11,7 @@ use uplink_core::lease::Leases;
 use uplink_core::policy::Policy;
 use uplink_core::relevance::Relevance;
 use uplink_core::snapshot::{
-    Address, Family, Link, LinkIndex, PciPort, Prefix, Route, Rule, Snapshot, Tracking, protocol,
+    Address, Family, Link, LinkIndex, LinkKind, PciPort, Prefix, Route, Rule, Snapshot, Tracking, protocol,
 };
 
 use super::route::{Kept, Life};
@@ -31,6 +31,10 @@ const NETCONFA_IFINDEX_ALL: u32 = u32::MAX;
 
 /// The number of a next-hop object (`NHA_ID`, `linux/nexthop.h`).
 const NHA_ID: u16 = 1;
+
+/// After so many new ones it is looked which next-hop objects routes still lead to: those that go with their
+/// interface go without a message (`nexthop_flush_dev` in net/ipv4/nexthop.c).
+const NEXTHOPS_BEFORE_LOOK: usize = 1024;
 
 /// What is over but not deleted yet, half a minute long, can live again without a message: it is looked
 /// for so often.
@@ -102,6 +106,12 @@ impl State {
     /// What matters of it. To be taken whenever that differs: what matters from then on is noted here.
     pub(super) fn part(&mut self) -> Snapshot {
         self.relevance.part(&self.snapshot)
+    }
+
+    /// The links that mattered when that was taken last and can lose their carrier.
+    pub(super) fn links_that_matter(&self) -> Vec<LinkIndex> {
+        let known = self.snapshot.links.values().filter(|link| link.kind != LinkKind::Loopback);
+        known.map(|link| link.index).filter(|index| self.relevance.of_index(*index)).collect()
     }
 
     /// From now on, what matters is by this policy.
@@ -247,7 +257,8 @@ impl State {
         Link { pci, ..link }
     }
 
-    fn set_link(&mut self, link: Link) -> Effect {
+    /// What a link is, now or by a message.
+    pub(super) fn set_link(&mut self, link: Link) -> Effect {
         let link = self.identified(link);
         let (index, up, pci) = (link.index, link.up, link.pci.clone());
         let known = self.snapshot.links.get(&index);
@@ -263,7 +274,8 @@ impl State {
         if up { effect } else { effect.and(self.drop_dead_routes()) }
     }
 
-    fn remove_link(&mut self, index: LinkIndex) -> Effect {
+    /// There is no such link any more.
+    pub(super) fn remove_link(&mut self, index: LinkIndex) -> Effect {
         let Some(link) = self.snapshot.links.remove(&index) else {
             return Effect::NONE;
         };
@@ -327,14 +339,16 @@ impl State {
         }
         self.note_end(&kept);
         let Kept { route, nexthop, .. } = kept;
-        self.nexthops.extend(nexthop);
+        let crowded = nexthop.is_some_and(|id| {
+            self.nexthops.insert(id) && self.nexthops.len().is_multiple_of(NEXTHOPS_BEFORE_LOOK)
+        });
         let (start, end) = self.group(&route);
         let group = self.snapshot.routes.get(start..end).unwrap_or_default();
         let known = group.contains(&route);
         if known && (flags & NLM_F_REPLACE == 0 || group.len() == 1) {
             return Effect::NONE;
         }
-        let effect = Effect { changed: true, look: needs_look(&route, group), ..Effect::NONE };
+        let effect = Effect { changed: true, look: crowded || needs_look(&route, group), ..Effect::NONE };
         let replaces = flags & NLM_F_REPLACE != 0;
         match (group.len(), replaces, route.family) {
             (0, _, _) => self.snapshot.routes.insert(start, route),
@@ -757,6 +771,19 @@ mod tests {
         };
         assert_eq!(changed(7), Effect::LOOK);
         assert_eq!(changed(8), Effect::NONE);
+    }
+
+    #[test]
+    fn next_hop_objects_that_vanished_unheard_are_forgotten_by_a_look() {
+        let mut state = state();
+        let looks = (1..=3 * 1024_u32).filter(|id| {
+            let mut by_object = default_route(1, "10.0.0.1", 1);
+            by_object.attributes.push(RouteAttribute::NhId(*id));
+            let effect = tell(&mut state, RTM_NEWROUTE, ADD, &by_object);
+            tell(&mut state, RTM_DELROUTE, 0, &by_object);
+            effect.look
+        });
+        assert_eq!(looks.count(), 3);
     }
 
     #[test]
