@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use uplink_core::event::{Closing, Input};
@@ -23,6 +24,11 @@ pub(crate) use wire::any_datagram;
 
 /// No more sockets than this are closed when an uplink falls: what is not closed ends by itself, later.
 const MAX_SOCKETS: usize = 200_000;
+
+/// Each one closed sends a packet through the elected uplink, and its program connects again there: at
+/// most 20,000 in a second, or they would drown the answers by which that uplink is judged.
+const PORTION: usize = 100;
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Sockets are closed by a thread of their own each time, which tells when it is done.
 pub(crate) struct Sockets {
@@ -85,7 +91,7 @@ impl Sockets {
 fn close(closing: &Closing) -> Result<usize, RequestError> {
     let mut diag = Diag::open()?;
     let mut ways = Ways { requests: Requests::open()?, closing, known: BTreeMap::new() };
-    let mut closed = 0;
+    let (mut ordered, mut closed) = (0_usize, 0);
     for protocol in Protocol::ALL {
         let listening = diag.listening(protocol)?;
         for (family, address) in socket_addresses(closing) {
@@ -94,11 +100,21 @@ fn close(closing: &Closing) -> Result<usize, RequestError> {
                 let kept = accepted || socket.is_bound() || socket.is_multipath();
                 if closed < MAX_SOCKETS && !kept && ways.lead_to(socket.peer())? {
                     closed += usize::from(diag.destroy(protocol, &socket)?);
+                    ordered += 1;
+                    if ordered.is_multiple_of(PORTION) {
+                        pause();
+                    }
                 }
             }
         }
     }
     Ok(closed)
+}
+
+/// Lets others have the uplink for a moment.
+#[allow(clippy::disallowed_methods, reason = "the thread is our own, and the loop does not wait for it")]
+fn pause() {
+    thread::sleep(PAUSE);
 }
 
 /// An address with the families of sockets that can have it: one of IPv6 can talk IPv4.
