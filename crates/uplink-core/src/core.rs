@@ -21,12 +21,14 @@ use crate::time::Instant;
 use crate::undone::Undone;
 
 mod close;
+mod refusals;
 mod show;
 mod tell;
 mod wakefulness;
 mod write;
 
 use close::Sockets;
+use refusals::Refusals;
 use wakefulness::Wakefulness;
 use write::Applying;
 
@@ -113,6 +115,8 @@ struct FamilyState {
     ways: Contest,
     /// The same for path rules.
     paths: Contest,
+    /// The hops that the kernel refuses.
+    refusals: Refusals,
     /// Connections cannot be marked: what was said to our nftables table when it was last laid.
     unmarked: Option<Outcome>,
     /// What is safe only with what the kernel refuses, or another takes away, was removed until we try again.
@@ -174,6 +178,7 @@ impl Core {
                 contest: Contest::default(),
                 ways: Contest::default(),
                 paths: Contest::default(),
+                refusals: Refusals::default(),
                 unmarked: None,
                 withdrawn: false,
                 unruled: false,
@@ -275,7 +280,10 @@ impl Core {
                 self.policy = *policy;
                 self.misconfigured = None;
                 self.stale = true;
-                self.families.iter_mut().for_each(FamilyState::begin_anew);
+                for state in &mut self.families {
+                    state.begin_anew();
+                    state.refusals = Refusals::default();
+                }
                 self.sockets = Sockets::default();
             }
             Input::Misconfigured(mistake) => self.misconfigured = Some(mistake),
@@ -293,6 +301,7 @@ impl Core {
                 state.contest.changed(now);
                 state.ways.changed(now);
                 state.paths.changed(now);
+                state.refusals.changed(now);
             }
         }
         self.snapshot = Some(snapshot);
@@ -369,6 +378,7 @@ impl Core {
             let metrics = foreign_defaults(snapshot, state.family).map(|route| route.metric);
             state.lowest = state.lowest.into_iter().chain(metrics.filter(|m| has_room_below(*m))).min();
             state.plain = plain_metric(snapshot, &self.policy, state.family).or(state.plain);
+            state.mark_refused(snapshot, &mut uplinks);
         }
         self.desk.retain(|link| snapshot.links.contains_key(&link));
         let before = std::mem::replace(&mut self.uplinks, uplinks);
@@ -617,6 +627,7 @@ impl Core {
                         uplink: &uplink.name,
                         preference: path.preference,
                         judge,
+                        foreign_only: path.foreign_only,
                         awaited: uplink.expected && !lacks_family(&self.judges, &key, path, worked),
                         eligible_at: judge.eligible_at(self.limits),
                     })
@@ -704,7 +715,7 @@ impl Core {
         let families = self.families.iter().flat_map(|state| {
             let elects = state.election.deadline(self.policy.patience);
             let writes = [&state.contest, &state.ways, &state.paths].map(|contest| contest.deadline(now));
-            [elects].into_iter().chain(writes)
+            [elects, state.refusals.deadline(now)].into_iter().chain(writes)
         });
         let boot = self.boot_until().unwrap_or(Instant::NEVER);
         // A deadline that has passed was acted on in this turn, or waits for an input.

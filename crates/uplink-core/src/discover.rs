@@ -63,6 +63,9 @@ pub struct Path {
     pub way: Way,
     /// Where the default route would lead, as far as known, even while it cannot be used.
     pub hop: Option<Hop>,
+    /// The kernel refuses a route of ours by that hop: it can be used only because others' default routes
+    /// lead there.
+    pub foreign_only: bool,
     /// Where its gateway was learned.
     pub learned: Option<GatewaySource>,
     /// The interface's prefix that its gateway is in.
@@ -417,6 +420,7 @@ impl Candidate<'_> {
             },
             way,
             hop,
+            foreign_only: false,
             learned,
             prefix,
             mac,

@@ -17,6 +17,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) judge: &'a Judge,
     /// Worth waiting for at boot, if it is of tier 1.
     pub(crate) awaited: bool,
+    /// It can be used by others' default routes only: the kernel refuses one of ours.
+    pub(crate) foreign_only: bool,
     /// When it may be taken from a path that works; none while it is not well.
     pub(crate) eligible_at: Option<Instant>,
 }
@@ -37,10 +39,11 @@ impl Candidate<'_> {
         self.standing() == Standing::Up && self.eligible_at.is_some_and(|at| at <= now)
     }
 
-    /// Both can be members of one multipath pin: of the same tier, each judged by a gateway.
+    /// Both can be members of one multipath pin: of the same tier, each judged by a gateway by
+    /// which the kernel takes routes of ours.
     fn beside(&self, other: &Self) -> bool {
-        let (mine, others) = (self.preference, other.preference);
-        mine.tier == others.tier && !mine.link_only && !others.link_only
+        let can = |path: &Self| !path.preference.link_only && !path.foreign_only;
+        self.preference.tier == other.preference.tier && can(self) && can(other)
     }
 }
 

@@ -46,6 +46,10 @@ pub(crate) fn unsafe_rules(rules: &[OwnRule]) -> impl Iterator<Item = &OwnRule> 
     rules.iter().enumerate().filter(is_unsafe).map(|(_, rule)| rule)
 }
 
+/// The table in which a hop is tried that the kernel may refuse: no interface has number 0, so nobody looks
+/// it up.
+pub const TABLE_TRIAL: u32 = probe_table(LinkIndex(0));
+
 /// One change to the kernel's tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -105,6 +105,19 @@ pub(crate) fn plain_metric(snapshot: &Snapshot, policy: &Policy, family: Family)
     meant(best, snapshot, policy).is_none().then_some(best.metric)
 }
 
+/// Whether a pin that outranks the foreign routes leads by this hop.
+pub(crate) fn is_pinned(snapshot: &Snapshot, family: Family, hop: &Hop) -> bool {
+    let lowest = foreign_defaults(snapshot, family).next().map(|route| route.metric);
+    let outranks =
+        |pin: &OwnRoute| pin.table() == TABLE_PIN || lowest.is_none_or(|lowest| pin.metric() < lowest);
+    current_pin(snapshot, family).is_some_and(|pin| outranks(&pin) && pin.legs().lead_to(hop))
+}
+
+/// Whether a lookup without our pin would go by this hop.
+pub(crate) fn foreign_lead_to(snapshot: &Snapshot, family: Family, hop: &Hop) -> bool {
+    Table::read(snapshot, family, None).foreign_lead_to(&hop.clone().into())
+}
+
 /// The pin that decides lookups now.
 #[must_use]
 pub fn current_pin(snapshot: &Snapshot, family: Family) -> Option<OwnRoute> {

@@ -312,6 +312,8 @@ pub enum Cause {
     Gateway,
     /// The gateway answers, the targets behind it do not.
     Upstream,
+    /// The kernel takes no route of ours by its gateway.
+    Refused,
     /// It does not answer well, but nobody else does either: no reason to move.
     Shared,
 }
@@ -323,6 +325,7 @@ impl fmt::Display for Cause {
             Self::Address => "address",
             Self::Gateway => "gateway",
             Self::Upstream => "upstream",
+            Self::Refused => "refused",
             Self::Shared => "shared",
         })
     }

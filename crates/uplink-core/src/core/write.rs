@@ -35,8 +35,29 @@ pub(super) enum Applying {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Batch {
     family: Family,
-    part: Part,
+    purpose: Purpose,
     ops: Vec<Op>,
+}
+
+impl Batch {
+    const fn part(family: Family, part: Part, ops: Vec<Op>) -> Self {
+        Self { family, purpose: Purpose::Part(part), ops }
+    }
+
+    /// Lays this and takes it away again.
+    fn trial(route: &OwnRoute) -> Self {
+        let ops = vec![Op::AddRoute(route.clone()), Op::DeleteRoute(route.clone())];
+        Self { family: route.family(), purpose: Purpose::Trial(route.clone()), ops }
+    }
+}
+
+/// Why operations are carried out.
+#[derive(Debug, PartialEq, Eq)]
+enum Purpose {
+    /// Something is missing there.
+    Part(Part),
+    /// To see whether the kernel takes this route.
+    Trial(OwnRoute),
 }
 
 impl Core {
@@ -48,10 +69,16 @@ impl Core {
         self.note_checks();
         let (mut pins, mut others) = (VecDeque::new(), Vec::new());
         for index in 0..self.families.len() {
+            let suspects = self.suspects(index);
+            if !suspects.is_empty() {
+                pins.extend(suspects);
+                continue;
+            }
             let Some((family, plan)) = self.plan_family(index, now) else { continue };
-            pins.push_back(Batch { family, part: Part::Pin, ops: plan.pin });
-            others.push(Batch { family, part: Part::Ways, ops: plan.ways });
-            others.push(Batch { family, part: Part::Paths, ops: plan.paths });
+            pins.push_back(Batch::part(family, Part::Pin, plan.pin));
+            others.push(Batch::part(family, Part::Ways, plan.ways));
+            others.push(Batch::part(family, Part::Paths, plan.paths));
+            others.extend(self.due_trials(index, now));
         }
         pins.extend(others);
         pins.retain(|batch| !batch.ops.is_empty());
@@ -60,6 +87,18 @@ impl Core {
         }
         self.outputs.extend(pins.iter().map(|batch| Output::Apply(batch.ops.clone())));
         self.applying = Applying::Sent(pins);
+    }
+
+    /// What is to be tried before anything else is planned in a family.
+    fn suspects(&self, index: usize) -> Vec<Batch> {
+        let state = self.families.get(index).filter(|_| self.stopping.is_none());
+        state.into_iter().flat_map(|state| state.refusals.suspects()).map(Batch::trial).collect()
+    }
+
+    /// What the kernel refused, and is to be tried again.
+    fn due_trials(&self, index: usize, now: Instant) -> Vec<Batch> {
+        let state = self.families.get(index).filter(|_| self.stopping.is_none());
+        state.into_iter().flat_map(|state| state.refusals.due(now)).map(Batch::trial).collect()
     }
 
     /// Who ends does not try for ever: what stays after some rounds is told, once.
@@ -169,8 +208,11 @@ impl Core {
         self.way_but_for(key, path, current_pin(self.snapshot.as_ref()?, key.family))
     }
 
-    /// Where it leads by its own table.
+    /// Where it leads by its own table; nowhere while the kernel takes no route by its hop.
     fn own_way(&self, key: &PathKey, path: &Path) -> Option<(Hop, Attributes)> {
+        if self.is_refused(path) {
+            return None;
+        }
         let (snapshot, link) = (self.snapshot.as_ref()?, path.hop.as_ref()?.link);
         self.way_but_for(key, path, own_default(snapshot, key.family, link))
     }
@@ -287,6 +329,11 @@ impl Core {
         Some(PathWay { hop, attributes, sources, keep_only, check_set })
     }
 
+    /// Whether the kernel takes no route of ours by the path's hop.
+    fn is_refused(&self, path: &Path) -> bool {
+        path.hop.as_ref().is_some_and(|hop| self.family(path.family).refusals.is_refused(hop))
+    }
+
     pub(super) fn applied(&mut self, outcomes: &[Outcome], now: Instant) {
         let Applying::Sent(batches) = &mut self.applying else { return };
         let Some(batch) = batches.pop_front() else { return };
@@ -294,18 +341,28 @@ impl Core {
             self.applying = Applying::Looking;
         }
         let Some(state) = self.families.iter_mut().find(|state| state.family == batch.family) else { return };
+        let part = match batch.purpose {
+            Purpose::Part(part) => part,
+            Purpose::Trial(route) => {
+                if outcomes.first().is_some_and(|outcome| state.refusals.tried(&route, outcome, now)) {
+                    state.begin_anew();
+                    self.stale = true;
+                }
+                return;
+            }
+        };
         let mut notices = Vec::new();
         for (op, outcome) in batch.ops.iter().zip(outcomes) {
-            notices.extend(state.applied(batch.part, op, outcome));
+            notices.extend(state.applied(part, op, outcome));
         }
         // What goes because its other half is refused or undone is no new attempt.
-        let withdrawn = state.part(batch.part).holds(now) && batch.ops.iter().all(Op::removes);
-        match batch.part {
+        let withdrawn = state.part(part).holds(now) && batch.ops.iter().all(Op::removes);
+        match part {
             Part::Pin => state.unruled |= withdrawn,
             Part::Paths => state.withdrawn |= withdrawn,
             Part::Ways => {}
         }
-        let contest = state.part(batch.part);
+        let contest = state.part(part);
         // What was tried counts, done or not: both may be in vain for ever.
         match outcomes.last() {
             None => {}
@@ -393,6 +450,7 @@ impl FamilyState {
             (Op::AddRoute(route), Outcome::Exists) if part == Part::Pin => self.taken = Some(route.metric()),
             (_, Outcome::Exists | Outcome::Absent | Outcome::Refused(_)) => {}
         }
+        self.refusals.suspect(op, outcome);
         let news = self.part(part).is_news(op, outcome);
         news.then(|| Notice::Refused { op: op.clone(), outcome: outcome.clone() })
     }

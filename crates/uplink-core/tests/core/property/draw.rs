@@ -91,6 +91,7 @@ fn pace_event() -> BoxedStrategy<Event> {
         2 => Just(Refusal::Nothing),
         1 => Just(Refusal::Rules),
         1 => Just(Refusal::Marks),
+        1 => link().prop_map(Refusal::Hops),
         1 => select(vec![TABLE_MAIN, TABLE_PIN]).prop_map(Refusal::Table),
     ];
     prop_oneof![

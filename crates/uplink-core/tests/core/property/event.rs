@@ -156,6 +156,8 @@ pub(super) enum Refusal {
     Nothing,
     Rules,
     Table(u32),
+    /// Any hop through a link.
+    Hops(LinkIndex),
     Marks,
 }
 
@@ -221,15 +223,15 @@ impl Event {
             Self::Lag(timer, operation) => (bench.lateness, bench.slowness) = (*timer, *operation),
             Self::Disorder(jitter, copies) => (bench.world.jitter, bench.world.copies) = (*jitter, *copies),
             Self::Refuse(refusal) => {
-                let table = |table| [(table, EPERM)].into();
-                let (rules, tables, marks) = match refusal {
-                    Refusal::Nothing => (None, [].into(), None),
-                    Refusal::Rules => (Some(EPERM), [].into(), None),
-                    Refusal::Table(number) => (None, table(*number), None),
-                    Refusal::Marks => (None, [].into(), Some(EPERM)),
-                };
-                (bench.kernel.refuse_rules, bench.kernel.refuse_tables) = (rules, tables);
-                bench.kernel.refuse_marks = marks;
+                all_is_taken(bench);
+                let kernel = &mut bench.kernel;
+                match refusal {
+                    Refusal::Nothing => {}
+                    Refusal::Rules => kernel.refuse_rules = Some(EPERM),
+                    Refusal::Table(number) => kernel.refuse_tables = [(*number, EPERM)].into(),
+                    Refusal::Hops(link) => kernel.unreachable = [*link].into(),
+                    Refusal::Marks => kernel.refuse_marks = Some(EPERM),
+                }
             }
         }
     }
@@ -322,8 +324,7 @@ pub(super) fn repair(bench: &mut Bench) {
     bench.world.targets = all_targets();
     (bench.world.jitter, bench.world.copies) = (Duration::ZERO, 1);
     (bench.lateness, bench.slowness, bench.meanwhile) = (Duration::ZERO, Duration::ZERO, None);
-    (bench.kernel.refuse_rules, bench.kernel.refuse_tables) = (None, [].into());
-    bench.kernel.refuse_marks = None;
+    all_is_taken(bench);
     bench.nobody_routes_by_mark();
     let second = Some(PORT_B).filter(|second| bench.kernel.links.contains_key(second));
     if second.is_none() {
@@ -336,6 +337,14 @@ pub(super) fn repair(bench: &mut Bench) {
         bench.up(link);
         set_gateways(bench, link, Health::Well);
     }
+}
+
+/// The kernel refuses nothing that it can do.
+fn all_is_taken(bench: &mut Bench) {
+    let kernel = &mut bench.kernel;
+    (kernel.refuse_rules, kernel.refuse_marks) = (None, None);
+    kernel.refuse_tables.clear();
+    kernel.unreachable.clear();
 }
 
 /// Their addresses.

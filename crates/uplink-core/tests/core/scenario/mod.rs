@@ -14,6 +14,7 @@ mod multipath;
 mod pace;
 mod paths;
 mod pin;
+mod refusals;
 mod reload;
 mod restart;
 mod routers;

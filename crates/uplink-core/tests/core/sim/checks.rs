@@ -202,8 +202,8 @@ pub(crate) fn moved_to_something_proven(bench: &Bench, elected: &Elected) {
         Reason::Fell(Cause::Gateway | Cause::Upstream)
         | Reason::MemberFell(Cause::Gateway | Cause::Upstream)
         | Reason::FirstToAnswer => true,
-        Reason::Fell(Cause::Link | Cause::Address | Cause::Shared)
-        | Reason::MemberFell(Cause::Link | Cause::Address | Cause::Shared)
+        Reason::Fell(Cause::Link | Cause::Address | Cause::Refused | Cause::Shared)
+        | Reason::MemberFell(Cause::Link | Cause::Address | Cause::Refused | Cause::Shared)
         | Reason::MemberJoined
         | Reason::First
         | Reason::Gone

@@ -56,6 +56,8 @@ pub(crate) struct Kernel {
     pub(crate) refuse_rules: Option<Errno>,
     /// The answer to every route of ours that is added in one of these tables.
     pub(crate) refuse_tables: BTreeMap<u32, Errno>,
+    /// Every route of ours with a hop through one of these links is refused: its gateway is not on the link.
+    pub(crate) unreachable: BTreeSet<LinkIndex>,
     /// Our routes cannot be deleted: they are not found, as if somebody had laid them over a next-hop
     /// object.
     pub(crate) undeletable: bool,
@@ -143,6 +145,9 @@ impl Kernel {
         let done = match op {
             Op::AddRoute(route) => match self.refuse_tables.get(&route.table()) {
                 Some(errno) => Err(*errno),
+                None if route.legs().iter().any(|leg| self.unreachable.contains(&leg.hop.link)) => {
+                    Err(ENETUNREACH)
+                }
                 None => self.add_route(as_route(route)),
             },
             Op::DeleteRoute(_) if self.undeletable => Err(ESRCH),

@@ -293,10 +293,11 @@ fn every_word() -> Vec<Status> {
         Aside::NoRoom,
     ]
     .map(Some);
-    let healths = [Cause::Link, Cause::Address, Cause::Gateway, Cause::Upstream, Cause::Shared]
-        .map(Health::Down)
-        .into_iter()
-        .chain([Health::Unknown, Health::Up]);
+    let healths =
+        [Cause::Link, Cause::Address, Cause::Gateway, Cause::Upstream, Cause::Refused, Cause::Shared]
+            .map(Health::Down)
+            .into_iter()
+            .chain([Health::Unknown, Health::Up]);
     let sources = [
         GatewaySource::Configuration,
         GatewaySource::Route,
