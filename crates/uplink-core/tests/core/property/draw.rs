@@ -91,14 +91,14 @@ fn pace_event() -> BoxedStrategy<Event> {
         2 => Just(Refusal::Nothing),
         1 => Just(Refusal::Rules),
         1 => Just(Refusal::Marks),
-        1 => link().prop_map(Refusal::Hops),
+        3 => link().prop_map(Refusal::Hops),
         1 => select(vec![TABLE_MAIN, TABLE_PIN]).prop_map(Refusal::Table),
     ];
     prop_oneof![
         3 => observer.prop_map(Event::Observe),
         2 => (late, slow).prop_map(|(late, slow)| Event::Lag(late, slow)),
         2 => (jitter, 1usize..3).prop_map(|(jitter, copies)| Event::Disorder(jitter, copies)),
-        1 => refusal.prop_map(Event::Refuse),
+        2 => refusal.prop_map(Event::Refuse),
     ]
     .boxed()
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use uplink_core::Core;
 use uplink_core::event::{Closing, Outcome, Output};
-use uplink_core::own::{Lookup, Op, RuleForm};
+use uplink_core::own::{Lookup, Op, RuleForm, TABLE_TRIAL};
 use uplink_core::policy::Mode;
 use uplink_core::snapshot::{Address, Family, Hop, LinkIndex, Prefix, Route, Snapshot, TABLE_MAIN, protocol};
-use uplink_core::status::{Cause, Health, Notice, Reason};
+use uplink_core::status::{Aside, Cause, Health, Notice, Reason};
 use uplink_core::time::Instant;
 
 use super::bench::{Bench, Elected};
@@ -265,6 +265,38 @@ pub(crate) fn table_agrees(bench: &Bench) {
         let ways: BTreeSet<Hop> = kernel.default_ways(state.family).into_iter().collect();
         assert_eq!(ways, wanted, "{}: {}: elected {elected:?}", bench.now, state.family);
     }
+}
+
+/// Once all is seen: by whose gateway the kernel takes no route is left while another works, and keeps
+/// nothing else from being laid.
+pub(crate) fn refused_hops_are_done_without(bench: &Bench) {
+    let Some(status) = bench.status().filter(|status| status.mode == Mode::Steer) else { return };
+    let kernel = &bench.kernel;
+    for state in status.families {
+        let family = state.family;
+        let health = |name: &String| bench.path(name, family).map(|path| path.health);
+        let refused = |name: &String| health(name) == Some(Health::Down(Cause::Refused));
+        if !state.elected.is_empty() && state.elected.iter().all(refused) {
+            let works = working(bench, family);
+            assert!(works.is_empty(), "{}: {family}: refused is elected though {works:?} work", bench.now);
+        }
+        let reaches = |link| !kernel.unreachable.contains(&link);
+        let elected_reach = state.elected.iter().all(|name| interface_of(bench, name).is_some_and(reaches));
+        let last = bench.operations.iter().rfind(|(_, op, outcome)| {
+            op.family() == family && matches!(outcome, Outcome::Refused(_)) && !is_trial(op)
+        });
+        let for_a_hop = last.is_some_and(|(_, op, _)| match op {
+            Op::AddRoute(route) => route.legs().iter().any(|leg| !reaches(leg.hop.link)),
+            _ => false,
+        });
+        let held = state.aside == Some(Aside::Rejected) && elected_reach && for_a_hop;
+        assert!(!held, "{}: {family}: held back for a hop that is not wanted: {last:?}", bench.now);
+    }
+}
+
+/// Whether it only asks whether the kernel takes a hop.
+fn is_trial(op: &Op) -> bool {
+    matches!(op, Op::AddRoute(route) | Op::DeleteRoute(route) if route.table() == TABLE_TRIAL)
 }
 
 /// At most `most` changes of mind per family since `since`.
