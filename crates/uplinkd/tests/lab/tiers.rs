@@ -58,6 +58,12 @@ pub(crate) fn trials() -> Vec<Trial> {
                 Ok(site.lay_default(site.third(), "third", site.third().metric)?)
             })
         }),
+        trial("multipath: a member whose gateway the kernel refuses is left out, and joins again", || {
+            refused(MULTIPATH, "third", &["port"], &BOTH)
+        }),
+        trial("a gateway that the kernel refuses: the next best uplink is pinned, not the last", || {
+            refused(BRISK, "port", &["third"], &["port"])
+        }),
         trial("multipath: both members dead, management; both back, both again", both_die),
         trial("multipath: everybody silent, nobody moves", everybody_silent),
         trial("multipath in placement table: shrinks, grows, no trace", in_table),
@@ -102,13 +108,15 @@ fn shared(toml: &str) -> Result<Scene, Failed> {
 
 /// Both families' flows go by these interfaces, now or soon.
 fn leads_to(scene: &Scene, interfaces: &[&str]) -> Outcome {
+    Family::ALL.into_iter().try_for_each(|family| goes_by(scene, family, interfaces))
+}
+
+/// A family's flows go by these interfaces, now or soon.
+fn goes_by(scene: &Scene, family: Family, interfaces: &[&str]) -> Outcome {
     let wanted: BTreeSet<String> = interfaces.iter().map(|&interface| interface.to_owned()).collect();
-    for family in Family::ALL {
-        scene.until(&format!("{family} by {interfaces:?}"), || {
-            Ok(flows(scene, family)?.into_keys().collect::<BTreeSet<_>>() == wanted)
-        })?;
-    }
-    Ok(())
+    scene.until(&format!("{family} by {interfaces:?}"), || {
+        Ok(flows(scene, family)?.into_keys().collect::<BTreeSet<_>>() == wanted)
+    })
 }
 
 /// How many of [`FLOWS`] go by each interface.
@@ -269,6 +277,32 @@ fn member_falls(
         assert_eq!((report.lost, report.failed), (0, 0), "since {since}: {report:?}");
     }
     scene.finish_among()?;
+    Ok(())
+}
+
+/// The kernel takes no route by the IPv4 gateway of one card, because a rule of others has none for it:
+/// the other card carries IPv4 `without` it. When it takes that, flows go `with` it, as in IPv6 all along.
+fn refused(toml: &str, card: &str, without: &[&str], with: &[&str]) -> Outcome {
+    let site = two_cards()?;
+    let gateway = site.uplinks().find(|uplink| uplink.interface == card).map(|uplink| uplink.gateway4);
+    let gateway = gateway.ok_or("no such card")?;
+    // Questions have their way, only routes do not.
+    site.worker.ip_batch(&format!(
+        "rule add pref 100 to {gateway} ipproto icmp lookup main\n\
+         rule add pref 101 to {gateway} unreachable\n"
+    ))?;
+    let scene = Scene::begin(site, toml)?;
+    goes_by(&scene, Family::Ipv4, without)?;
+    goes_by(&scene, Family::Ipv6, with)?;
+    scene.becomes(card, Family::Ipv4, "refused")?;
+    scene.becomes(card, Family::Ipv6, "up")?;
+    assert_eq!(scene.status_of(Family::Ipv4, "aside")?, serde_json::Value::Null);
+    let told = |what: &str| scene.daemon.log().iter().filter(|line| line.what.contains(what)).count();
+    assert_eq!(told("down (refused)"), 1);
+
+    scene.site.worker.ip_batch(&format!("rule delete pref 101 to {gateway} unreachable\n"))?;
+    leads_to(&scene, with)?;
+    scene.finish_changed()?;
     Ok(())
 }
 
