@@ -1,4 +1,4 @@
-//! Feeds arbitrary bytes to the decoders of the daemon.
+//! Feeds arbitrary bytes to the decoders of the daemon and of its client.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-saniti
 /// Which decoder, and how long.
 #[derive(Args)]
 pub(crate) struct Fuzz {
-    /// The decoder, a folder in fuzz/corpus: packet, netlink, nftables, sockets, file, config, memory or control
+    /// The decoder, a folder in fuzz/corpus: packet, netlink, nftables, sockets, file, config, memory, control or reply
     decoder: String,
     /// For how long
     #[arg(long, default_value_t = 600)]

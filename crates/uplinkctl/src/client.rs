@@ -65,8 +65,15 @@ struct Reply {
 /// # Errors
 /// The daemon cannot be reached, does not answer, or refuses.
 pub(crate) fn call(socket: &Path, method: &str) -> Result<Value, ClientError> {
-    let bytes = exchange(socket, method).map_err(|error| explain(socket, error))?;
-    let reply: Reply = serde_json::from_slice(&bytes).map_err(strange)?;
+    parameters(&exchange(socket, method).map_err(|error| explain(socket, error))?)
+}
+
+/// The parameters of a reply, which comes without its NUL.
+///
+/// # Errors
+/// It is none, or says that the call is refused.
+pub(crate) fn parameters(reply: &[u8]) -> Result<Value, ClientError> {
+    let reply: Reply = serde_json::from_slice(reply).map_err(strange)?;
     match reply.error {
         Some(error) => Err(ClientError::Refused(format!("{error} {}", reply.parameters))),
         None => Ok(reply.parameters),

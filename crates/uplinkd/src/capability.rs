@@ -41,3 +41,9 @@ fn effective(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
 }
+
+/// What `/proc/self/status` may say, for tests with arbitrary bytes.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn any_status(bytes: &[u8]) {
+    let _ = str::from_utf8(bytes).ok().and_then(effective);
+}

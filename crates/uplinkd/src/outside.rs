@@ -12,8 +12,8 @@ use uplink_core::snapshot::{Snapshot, Tracking};
 use uplink_core::time::Instant;
 use uplink_core::{Core, Start};
 
-use crate::report::varlink;
-use crate::{config, memory, nftables, observe, probe, sockets};
+use crate::report::{systemd, varlink};
+use crate::{capability, config, memory, nftables, observe, probe, sockets};
 
 /// A decoder with its name.
 pub type Decoder = (&'static str, fn(&[u8]));
@@ -24,7 +24,7 @@ pub const DECODERS: [Decoder; 8] = [
     ("netlink", netlink),
     ("nftables", marks),
     ("sockets", sockets::any_datagram),
-    ("file", observe::any_file),
+    ("file", file),
     ("config", config),
     ("memory", remembered),
     ("control", control),
@@ -43,6 +43,13 @@ fn marks(dump: &[u8]) {
     let tables = Vec::from_iter(nftables::any_dump(dump));
     let tracking = Tracking { in_use: true, tables };
     decide(Snapshot { tracking, ..Snapshot::default() }, Policy::default(), Memory::default());
+}
+
+/// What a file of sysfs, of /proc or of a DHCP client may say, or a variable that systemd sets.
+fn file(bytes: &[u8]) {
+    observe::any_file(bytes);
+    capability::any_status(bytes);
+    systemd::any_address(bytes);
 }
 
 /// A configuration: what is taken has the bounds that the core counts on.

@@ -117,6 +117,12 @@ fn address(text: &OsStr) -> Option<SocketAddr> {
     }
 }
 
+/// What `NOTIFY_SOCKET` may say, for tests with arbitrary bytes.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn any_address(bytes: &[u8]) {
+    let _ = address(OsStr::from_bytes(bytes));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
