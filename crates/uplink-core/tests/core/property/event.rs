@@ -8,6 +8,7 @@ use uplink_core::policy::{Policy, Target};
 use uplink_core::snapshot::{Family, Hop, LinkIndex, Mac, Mark, Route, protocol};
 
 use crate::sim::bench::{Bench, Observer};
+use crate::sim::checks;
 use crate::sim::kernel::Errno;
 use crate::sim::manager::Vpn;
 use crate::sim::site::{MGMT, PORT, PORT_B, default_route, dpu_port, gateway, second_gateway};
@@ -203,7 +204,7 @@ impl Event {
             Self::Suspend(span) => bench.suspend(*span),
             Self::Stop(span) => {
                 bench.stop();
-                assert!(!bench.kernel.has_ours(), "a stop left {:#?}", bench.kernel);
+                checks::nothing_is_left(bench);
                 bench.run(*span);
                 bench.start();
             }

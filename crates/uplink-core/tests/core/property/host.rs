@@ -57,7 +57,7 @@ pub(super) fn end(bench: &mut Bench, events: usize) {
     checks::no_flap(bench, since, TO_REST);
     checks::table_agrees(bench);
     bench.stop();
-    assert!(!bench.kernel.has_ours(), "a stop left {:#?}", bench.kernel.routes);
+    checks::nothing_is_left(bench);
 }
 
 fn run(seed: u64, within_tier: WithinTier, events: &[Event]) -> Bench {

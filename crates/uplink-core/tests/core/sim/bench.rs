@@ -94,8 +94,8 @@ pub(crate) struct Bench {
     pub(crate) unfinished: Option<Instant>,
     /// When the loop last came too late to judge anybody by what was before, or judged by other rules.
     pub(crate) woke: Instant,
-    /// The paths that were left because they fell, and when.
-    pub(crate) fallen: BTreeMap<(LinkIndex, Family), Instant>,
+    /// The paths that were left because they fell.
+    pub(crate) fallen: BTreeMap<(LinkIndex, Family), checks::Falls>,
 }
 
 /// A change of mind.

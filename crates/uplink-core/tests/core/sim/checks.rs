@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use uplink_core::Core;
 use uplink_core::event::{Closing, Outcome, Output};
-use uplink_core::own::{Lookup, Op, RuleForm, TABLE_TRIAL};
+use uplink_core::own::{Lookup, Op, OwnRoute, RuleForm, TABLE_TRIAL};
+use uplink_core::plan::current_pin;
 use uplink_core::policy::Mode;
 use uplink_core::snapshot::{Address, Family, Hop, LinkIndex, Prefix, Route, Snapshot, TABLE_MAIN, protocol};
 use uplink_core::status::{Aside, Cause, Health, Notice, Reason};
@@ -22,6 +23,9 @@ const TURNS_PER_SECOND: u32 = 400;
 /// What failed is tried again within this time, and a gateway that was found is followed.
 const UNFINISHED_FOR: Duration = Duration::from_secs(120);
 
+/// The falls of this time double the wait, which is no longer.
+const LOOKED_BACK: Duration = Duration::from_secs(600);
+
 /// Counts the core's turns.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
@@ -36,6 +40,24 @@ impl Turns {
         self.count = if second == self.second { self.count + 1 } else { 0 };
         (self.second, self.total) = (second, self.total + 1);
         assert!(self.count < TURNS_PER_SECOND, "{now}: the core spins");
+    }
+}
+
+/// How often a path was left because it fell.
+#[derive(Debug, Default)]
+pub(crate) struct Falls {
+    at: Vec<Instant>,
+    /// It was not taken since.
+    returning: bool,
+}
+
+impl Falls {
+    /// The least time that must pass after the last fall: `return_after`, doubled by each further one of the
+    /// last ten minutes, and no longer than those unless the operator's own wait is.
+    fn wait(&self, now: Instant, return_after: Duration) -> Duration {
+        let recent = self.at.iter().filter(|at| now.since(**at) < LOOKED_BACK).count();
+        let doubled = return_after.saturating_mul(1 << recent.saturating_sub(1).min(16));
+        doubled.min(LOOKED_BACK.max(return_after))
     }
 }
 
@@ -84,6 +106,20 @@ pub(crate) fn writes_for_a_reason(bench: &Bench, outputs: &[Output]) {
     assert!(reason || !writes, "{}: written for no reason: {outputs:#?}", bench.now);
 }
 
+/// A pin that leads where it should, with all that it should say, and lies below the foreign routes that were
+/// seen is not laid anew, whatever happens above it.
+fn stays_below(bench: &Bench, route: &OwnRoute) {
+    let (now, family) = (bench.now, route.family());
+    let lowest = foreign_defaults(&bench.seen, family).map(|route| route.metric).min();
+    let needless = |pin: &&OwnRoute| {
+        pin.table() == TABLE_MAIN
+            && (pin.legs(), pin.attributes()) == (route.legs(), route.attributes())
+            && lowest.is_none_or(|lowest| pin.metric() < lowest)
+    };
+    let stands = current_pin(&bench.seen, family).filter(|pin| needless(&pin));
+    assert!(stands.is_none(), "{now}: {route:?} is needless, there is {stands:?}");
+}
+
 /// Sockets are closed only of an uplink that is not elected, for the sake of others that are.
 pub(crate) fn closes_what_was_left(bench: &Bench, closing: &Closing) {
     let Closing { uplink, family, addresses, elected } = closing;
@@ -113,6 +149,7 @@ pub(crate) fn operation(bench: &Bench, before: &Kernel, op: &Op, outcome: &Outco
     {
         let lowest = foreign_defaults(&bench.seen, family).map(|route| route.metric).min();
         assert!(lowest.is_none_or(|lowest| route.metric() < lowest), "{now}: {op} is not below all others");
+        stays_below(bench, route);
     }
 }
 
@@ -235,14 +272,23 @@ pub(crate) fn comes_back_damped(bench: &mut Bench, elected: &Elected) {
     };
     let (joined, left) = (links(&elected.now, &elected.before), links(&elected.before, &elected.now));
     for link in joined {
-        let fell = bench.fallen.remove(&(link, family));
-        if let (Reason::Preferred | Reason::MemberJoined, Some(fell)) = (elected.reason, fell) {
-            let after = now.since(fell);
-            assert!(after >= bench.policy.return_after, "{now}: {family}: {link:?} is back after {after:?}");
+        let Some(falls) = bench.fallen.get_mut(&(link, family)) else { continue };
+        let returns = std::mem::take(&mut falls.returning);
+        if let (Reason::Preferred | Reason::MemberJoined, true) = (elected.reason, returns) {
+            let after = now.since(falls.at.last().copied().unwrap_or(Instant::BOOT));
+            let wait = falls.wait(now, bench.policy.return_after);
+            assert!(
+                after >= wait,
+                "{now}: {family}: {link:?} is back after {after:?}, not {wait:?}: {falls:?}"
+            );
         }
     }
     if let Reason::Fell(_) | Reason::MemberFell(_) | Reason::FirstToAnswer = elected.reason {
-        bench.fallen.extend(left.into_iter().map(|link| ((link, family), now)));
+        for link in left {
+            let falls = bench.fallen.entry((link, family)).or_default();
+            falls.at.push(now);
+            falls.returning = true;
+        }
     }
 }
 
@@ -297,6 +343,12 @@ pub(crate) fn refused_hops_are_done_without(bench: &Bench) {
 /// Whether it only asks whether the kernel takes a hop.
 fn is_trial(op: &Op) -> bool {
     matches!(op, Op::AddRoute(route) | Op::DeleteRoute(route) if route.table() == TABLE_TRIAL)
+}
+
+/// After a stop the host is as without us; that `src_valid_mark` is set is nobody else's doing here.
+pub(crate) fn nothing_is_left(bench: &Bench) {
+    let set = bench.kernel.links.values().any(|link| link.src_valid_mark);
+    assert!(!set && !bench.kernel.has_ours(), "{}: a stop left {:#?}", bench.now, bench.kernel);
 }
 
 /// At most `most` changes of mind per family since `since`.
