@@ -15,7 +15,7 @@ use crate::snapshot::{
 };
 use crate::status::Aside;
 
-/// Without any foreign default route the pin stands just below this metric, where a DHCP client or
+/// Where no foreign default route was ever seen, a new pin stands just below this metric, where a DHCP client or
 /// netplan would lay one.
 const USUAL_METRIC: u32 = 100;
 
@@ -147,9 +147,14 @@ struct Table<'a> {
 }
 
 enum Place {
-    /// In the main table, at one of these metrics, but not 0. Two are enough to switch; the third is
-    /// for the case that one of them is taken.
-    Main([u32; 3]),
+    /// In the main table.
+    Main {
+        /// At one of these metrics, but not 0. Two are enough to switch; the third is for the case that one
+        /// of them is taken.
+        free: [u32; 3],
+        /// What stands below this need not move.
+        below: u32,
+    },
     /// In our own table.
     Table,
 }
@@ -183,8 +188,8 @@ impl<'a> Table<'a> {
         let needed = |wanted: &&Wanted| !self.foreign_lead_to(&wanted.legs) || self.pinned_to(wanted);
         let Some(wanted) = wanted.filter(needed) else { return (self.remove_all(), None) };
         let ops = match self.placement(placement, wanted.below) {
-            Some(Place::Main(free)) => {
-                self.pin(wanted, TABLE_MAIN, free).map(|pin| self.back_from_table(pin))
+            Some(Place::Main { free, below }) => {
+                self.pin(wanted, TABLE_MAIN, free, below).map(|pin| self.back_from_table(pin))
             }
             // In vain: it stays for the time when the route that refuses is not the best any more.
             Some(Place::Table) if self.refuses() => {
@@ -192,7 +197,7 @@ impl<'a> Table<'a> {
                 return (if leads { Vec::new() } else { self.remove_all() }, Some(Aside::Refused));
             }
             Some(Place::Table) => self
-                .pin(wanted, TABLE_PIN, [1, 2, 3])
+                .pin(wanted, TABLE_PIN, [1, 2, 3], 4)
                 .map(|pin| [pin, self.add_rules(), self.remove(TABLE_MAIN)].concat()),
             None => {
                 // A pin that led elsewhere would be tended by nobody.
@@ -257,9 +262,12 @@ impl<'a> Table<'a> {
     }
 
     fn placement(&self, placement: Placement, below: Option<u32>) -> Option<Place> {
-        let lowest = self.lowest().unwrap_or(USUAL_METRIC);
-        let lowest = below.map_or(lowest, |below| lowest.min(below));
-        let main = has_room_below(lowest).then(|| Place::Main([lowest - 1, lowest - 2, lowest - 3]));
+        let seen = self.lowest().into_iter().chain(below).min();
+        let lowest = seen.unwrap_or(USUAL_METRIC);
+        let main = has_room_below(lowest).then(|| Place::Main {
+            free: [lowest - 1, lowest - 2, lowest - 3],
+            below: seen.unwrap_or(u32::MAX),
+        });
         match placement {
             Placement::Main => main,
             Placement::Table => Some(Place::Table),
@@ -271,13 +279,13 @@ impl<'a> Table<'a> {
 
     /// Makes the pin in `table` lead where it should: adds the new one before it deletes the old. None
     /// if there is no such pin and none may be made: what stands, wherever, stays.
-    fn pin(&self, wanted: &Wanted, table: u32, free: [u32; 3]) -> Option<Vec<Op>> {
+    fn pin(&self, wanted: &Wanted, table: u32, free: [u32; 3], below: u32) -> Option<Vec<Op>> {
         let mut pins: Vec<&OwnRoute> = self.pins.iter().filter(|pin| pin.table() == table).collect();
         pins.sort_by_key(|pin| pin.metric());
         let highest = free.into_iter().fold(1, u32::max);
         let fits = |pin: &OwnRoute| {
             wanted.is_led_to(pin)
-                && pin.metric() <= highest
+                && pin.metric() < below
                 && (wanted.keep_only || *pin.attributes() == wanted.attributes)
         };
         let delete = |pins: Vec<&OwnRoute>| delete_pins(pins, &wanted.legs);

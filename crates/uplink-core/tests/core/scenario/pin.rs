@@ -1,13 +1,13 @@
 //! Where the pin stands, and what it says.
 
 use uplink_core::own::{OwnRoute, TABLE_PIN};
-use uplink_core::policy::{PathRules, Placement, Policy};
-use uplink_core::snapshot::{Attributes, Family, LinkIndex, Prefix, Route, TABLE_MAIN};
+use uplink_core::policy::{Match, Need, PathRules, Placement, Policy, UplinkPolicy};
+use uplink_core::snapshot::{Attributes, Family, LinkIndex, Prefix, Route, TABLE_MAIN, Weight};
 use uplink_core::status::{Aside, Notice};
 
 use crate::sim::bench::Bench;
 use crate::sim::kernel::Errno;
-use crate::sim::site::{MGMT, PORT, addresses, default_route, steered_worker, worker};
+use crate::sim::site::{MGMT, PORT, addresses, default_route, dpu_port, gateway, steered_worker, worker};
 use crate::sim::{ms, secs};
 
 fn pin(bench: &Bench, family: Family) -> OwnRoute {
@@ -181,6 +181,42 @@ fn what_is_refused_is_laid_at_once_when_the_reason_is_gone() {
     bench.lease(PORT);
     let after = bench.until(secs(5), |bench| bench.leaves_by(PORT)).expect("it is laid");
     assert!(after <= ms(200), "{after:?}");
+}
+
+/// The only default route of others is management's, at networkd's own metric.
+#[test]
+fn it_stays_where_it_is_while_the_last_default_of_others_is_renewed() {
+    let mut bench = worker();
+    bench.forget_routes(Route::is_default);
+    let management = Family::ALL.map(|family| Route { metric: 1024, ..default_route(MGMT, family) });
+    let renewed = |bench: &mut Bench| {
+        for route in &management {
+            bench.kernel.add_route(route.clone()).expect("its place is free");
+        }
+        bench.run(secs(5));
+    };
+    bench.policy.uplinks = vec![UplinkPolicy {
+        name: "port".to_owned(),
+        matching: Match::Pci(dpu_port(3).address),
+        tier: 1,
+        weight: Weight::ONE,
+        gateways: Family::ALL.map(|family| gateway(PORT, family)).into(),
+        targets: Vec::new(),
+        need: Need::Any,
+        interval: secs(5),
+    }];
+    bench.start();
+    renewed(&mut bench);
+    let (pins, writes) = (Family::ALL.map(|family| pin(&bench, family)), bench.pin_writes());
+    assert!(pins.iter().all(|pin| pin.metric() == 1023), "{pins:?}");
+    bench.forget_routes(|route| route.metric == 1024);
+    bench.run(secs(1));
+    // Who begins at that moment never saw it.
+    bench.restart();
+    bench.run(secs(5));
+    renewed(&mut bench);
+    assert_eq!(Family::ALL.map(|family| pin(&bench, family)), pins);
+    assert_eq!(bench.pin_writes(), writes);
 }
 
 #[test]

@@ -223,6 +223,7 @@ impl Bench {
         if policy.mode == Mode::Observe {
             // As the daemon does: who observes has nothing of his own standing.
             self.kernel = self.kernel.without_us();
+            self.kernel.links.values_mut().for_each(|link| link.src_valid_mark = false);
             self.kernel.changes += 1;
         }
         self.reason = true;
