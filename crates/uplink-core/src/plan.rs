@@ -15,8 +15,8 @@ use crate::snapshot::{
 };
 use crate::status::Aside;
 
-/// Where no foreign default route was ever seen, a new pin stands just below this metric, where a DHCP client or
-/// netplan would lay one.
+/// Where no foreign default route was ever seen, a new pin stands just below this metric, where a DHCP
+/// client or netplan would lay one.
 const USUAL_METRIC: u32 = 100;
 
 /// Where a family's default route should lead.

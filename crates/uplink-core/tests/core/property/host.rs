@@ -36,6 +36,7 @@ pub(super) fn happen(bench: &mut Bench, event: &Event) {
     event.happen(bench);
     if bench.is_settled() {
         checks::table_agrees(bench);
+        checks::path_rules_agree(bench);
         checks::refused_hops_are_done_without(bench);
         checks::their_rules_have_their_say(bench);
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use uplink_core::discover::{Hints, discover};
 use uplink_core::event::{Answer, Closing, Input, Outcome, Output};
+use uplink_core::marks::{Check, OwnMarks};
 use uplink_core::memory::Memory;
 use uplink_core::own::{Op, RuleForm, TABLE_MAIN_OR_PIN};
 use uplink_core::policy::{Mode, Policy};
@@ -94,6 +95,9 @@ pub(crate) struct Bench {
     pub(crate) unfinished: Option<Instant>,
     /// When the loop last came too late to judge anybody by what was before, or judged by other rules.
     pub(crate) woke: Instant,
+    /// Interfaces that had `src_valid_mark` set when a process died just as somebody had taken the note away
+    /// that says by whom: nobody can know.
+    pub(crate) orphaned: BTreeSet<LinkIndex>,
     /// The paths that were left because they fell.
     pub(crate) fallen: BTreeMap<(LinkIndex, Family), checks::Falls>,
 }
@@ -160,6 +164,7 @@ impl Bench {
             reason: true,
             unfinished: None,
             woke: Instant::BOOT,
+            orphaned: BTreeSet::new(),
             fallen: BTreeMap::new(),
         }
     }
@@ -186,6 +191,12 @@ impl Bench {
 
     /// Ends the process on the spot; the kernel keeps what it has.
     pub(crate) fn kill(&mut self) {
+        let noted = |link| {
+            let by_us = |table: &OwnMarks| table.of(link).is_some_and(|of| of.check == Check::MarkedByUs);
+            self.kernel.tables.iter().any(by_us)
+        };
+        let set = self.kernel.links.values().filter(|link| link.src_valid_mark && !noted(link.index));
+        self.orphaned.extend(set.map(|link| link.index));
         self.core = None;
         self.kill_after = None;
         (self.frozen, self.stopping) = (false, false);

@@ -10,7 +10,7 @@ use uplink_core::own::{Lookup, Op, OwnRoute, RuleForm, TABLE_TRIAL};
 use uplink_core::plan::current_pin;
 use uplink_core::policy::Mode;
 use uplink_core::snapshot::{Address, Family, Hop, LinkIndex, Prefix, Route, Snapshot, TABLE_MAIN, protocol};
-use uplink_core::status::{Aside, Cause, Health, Notice, Reason};
+use uplink_core::status::{Aside, Cause, Health, Notice, PathRulesState, PathStatus, Reason};
 use uplink_core::time::Instant;
 
 use super::bench::{Bench, Elected};
@@ -345,10 +345,53 @@ fn is_trial(op: &Op) -> bool {
     matches!(op, Op::AddRoute(route) | Op::DeleteRoute(route) if route.table() == TABLE_TRIAL)
 }
 
+/// Once all is seen: what came in by a path that works, or is sent from its address, leaves by that path, as
+/// far as nothing is refused or held back.
+pub(crate) fn path_rules_agree(bench: &Bench) {
+    let Some(status) = bench.status().filter(|status| status.mode == Mode::Steer) else { return };
+    let kernel = bench.kernel.without_their_rules();
+    let refuses = kernel.refuse_rules.is_some()
+        || !kernel.refuse_tables.is_empty()
+        || !kernel.unreachable.is_empty()
+        || kernel.refuse_marks.is_some();
+    for state in status.families.iter().filter(|state| !state.elected.is_empty() && !refuses) {
+        if !matches!(state.path_rules, PathRulesState::Connections | PathRulesState::Sources) {
+            continue;
+        }
+        let to = match state.family {
+            Family::Ipv4 => IpAddr::from([198, 51, 100, 7]),
+            Family::Ipv6 => IpAddr::from([0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 7]),
+        };
+        for uplink in &status.uplinks {
+            let up = |path: &&PathStatus| path.family == state.family && path.health == Health::Up;
+            let Some(path) = uplink.paths.iter().find(up) else { continue };
+            let Some(link) = interface_of(bench, &uplink.name) else { continue };
+            let hop = Ok(Hop { link, gateway: path.gateway });
+            let about = format!("{}: {} {}: {path:?}", bench.now, uplink.name, state.family);
+            // What was refused a moment ago is tried again a moment later.
+            let waits = bench.unfinished.is_some_and(|since| bench.now.since(since) < UNFINISHED_FOR);
+            let Some(rules) = &path.path_rules else {
+                assert!(waits, "{about} has no path rules");
+                continue;
+            };
+            assert_eq!(rules.mark.is_some(), state.path_rules == PathRulesState::Connections, "{about}");
+            let marked = rules.mark.map(|mark| Packet { to, from: None, mark: mark.value, bound: None });
+            let sent =
+                rules.sources.iter().map(|from| Packet { to, from: Some(*from), mark: 0, bound: None });
+            for packet in marked.into_iter().chain(sent) {
+                // A default route of `main` that refuses is not passed over by our rules.
+                let led = kernel.lookup(packet);
+                assert!(led == Err(NoWay::Refused) || led == hop, "{about}: {packet:?}: {led:?}");
+            }
+        }
+    }
+}
+
 /// After a stop the host is as without us; that `src_valid_mark` is set is nobody else's doing here.
 pub(crate) fn nothing_is_left(bench: &Bench) {
-    let set = bench.kernel.links.values().any(|link| link.src_valid_mark);
-    assert!(!set && !bench.kernel.has_ours(), "{}: a stop left {:#?}", bench.now, bench.kernel);
+    let known = bench.kernel.links.values().filter(|link| !bench.orphaned.contains(&link.index));
+    let set = known.filter(|link| link.src_valid_mark).count();
+    assert!(set == 0 && !bench.kernel.has_ours(), "{}: a stop left {:#?}", bench.now, bench.kernel);
 }
 
 /// At most `most` changes of mind per family since `since`.
