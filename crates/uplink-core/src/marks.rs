@@ -46,7 +46,20 @@ pub enum Check {
     MarkedByUs,
 }
 
+/// The mark of packets that are routed as without us: of a connection that others mark, with a translated
+/// destination. It has all bits that marks have; no uplink has it.
+#[must_use]
+pub const fn as_without_us(bits: u32) -> Mark {
+    Mark { value: bits, mask: bits }
+}
+
 impl OwnMarks {
+    /// The bits of all marks; none if there are no uplinks.
+    #[must_use]
+    pub fn bits(&self) -> Option<u32> {
+        self.uplinks.iter().map(|marked| marked.mark.mask).reduce(|bits, more| bits | more)
+    }
+
     /// How the connections of this interface are marked.
     #[must_use]
     pub fn of(&self, link: LinkIndex) -> Option<&Marked> {

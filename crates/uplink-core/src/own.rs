@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::marks::OwnMarks;
 use crate::snapshot::{
-    Attributes, Family, Hop, LinkIndex, Mark, Prefix, Route, RouteKind, Rule, TABLE_MAIN, Weight, protocol,
+    Attributes, Family, Hop, LinkIndex, Mark, Prefix, Route, RouteKind, Rule, TABLE_LOCAL, TABLE_MAIN,
+    Weight, protocol,
 };
 
 /// The table for the pin in placement `table`.
@@ -31,6 +32,10 @@ pub const PRIORITY_CONNECTION: [u32; 2] = [32100, 32101];
 /// The preferences of the path rules for what is sent from an uplink's address: as above. Behind those
 /// for connections, which know better where the question came from.
 pub const PRIORITY_SOURCE: [u32; 2] = [32200, 32201];
+
+/// The preferences of the path rule that leads past those for source addresses, and of the one behind them
+/// where that goes on: what is translated in a connection of others is routed as without us.
+pub const PRIORITY_PAST: [u32; 2] = [32199, 32202];
 
 /// The table that holds one interface's default route: for probes to targets and for path rules.
 #[must_use]
@@ -298,6 +303,17 @@ pub enum RuleForm {
         /// Where it leads.
         to: Lookup,
     },
+    /// `fwmark MARK goto …`: past the rules for source addresses.
+    Past {
+        /// What is routed as without us.
+        mark: Mark,
+    },
+    /// `fwmark MARK lookup local`: where that goes on. The kernel wants some rule there; this one finds
+    /// nothing, because the first of all rules looked there already.
+    Landing {
+        /// As above.
+        mark: Mark,
+    },
 }
 
 /// What a path rule looks up. There are two for each: the host's own subnets, its pods and every other
@@ -349,7 +365,9 @@ impl OwnRule {
             RuleForm::Connection { mark: _, to: Lookup::MainWithoutDefault }
             | RuleForm::Source { from: _, to: Lookup::MainWithoutDefault }
             | RuleForm::MainWithoutDefault
-            | RuleForm::Probe { .. } => return None,
+            | RuleForm::Probe { .. }
+            | RuleForm::Past { .. }
+            | RuleForm::Landing { .. } => return None,
         };
         Some(Self { family: self.family, form })
     }
@@ -359,6 +377,12 @@ impl OwnRule {
     pub fn claim(rule: &Rule) -> Option<Self> {
         if rule.protocol != protocol::UPLINKD || rule.more {
             return None;
+        }
+        let [past, landing] = PRIORITY_PAST;
+        if let Some(goto) = rule.goto {
+            let is_past = (rule.priority, rule.from, rule.to, goto) == (past, None, None, landing);
+            let form = RuleForm::Past { mark: rule.mark.filter(|_| is_past)? };
+            return Some(Self { family: rule.family, form });
         }
         let (table, suppress) = (rule.table?, rule.suppress_prefix_length);
         let uplink = || table.checked_sub(probe_table(LinkIndex(0))).map(LinkIndex);
@@ -371,6 +395,10 @@ impl OwnRule {
             (PRIORITY_PROBE, Some(from), Some(to), None) if suppress.is_none() => {
                 RuleForm::Probe { from, to, link: uplink()? }
             }
+            (priority, None, None, Some(mark)) if priority == landing => match (table, suppress) {
+                (TABLE_LOCAL, None) => RuleForm::Landing { mark },
+                _ => return None,
+            },
             (priority, from, None, mark) => {
                 let to = match (table, suppress) {
                     (TABLE_MAIN, Some(0)) => Lookup::MainWithoutDefault,
@@ -412,17 +440,35 @@ impl OwnRule {
             RuleForm::Probe { .. } => PRIORITY_PROBE,
             RuleForm::Connection { to, .. } => to.priority(PRIORITY_CONNECTION),
             RuleForm::Source { to, .. } => to.priority(PRIORITY_SOURCE),
+            RuleForm::Past { .. } => PRIORITY_PAST[0],
+            RuleForm::Landing { .. } => PRIORITY_PAST[1],
         }
     }
 
-    /// The table it looks up.
+    /// The table it looks up, if it does.
     #[must_use]
-    pub const fn table(&self) -> u32 {
-        match self.form {
+    pub const fn table(&self) -> Option<u32> {
+        Some(match self.form {
             RuleForm::MainWithoutDefault => TABLE_MAIN,
             RuleForm::Pin => TABLE_PIN,
             RuleForm::Probe { link, .. } => probe_table(link),
             RuleForm::Connection { to, .. } | RuleForm::Source { to, .. } => to.table(),
+            RuleForm::Landing { .. } => TABLE_LOCAL,
+            RuleForm::Past { .. } => return None,
+        })
+    }
+
+    /// The preference of the rule it goes on with, if it looks up no table.
+    #[must_use]
+    pub const fn goto(&self) -> Option<u32> {
+        match self.form {
+            RuleForm::Past { .. } => Some(PRIORITY_PAST[1]),
+            RuleForm::MainWithoutDefault
+            | RuleForm::Pin
+            | RuleForm::Probe { .. }
+            | RuleForm::Connection { .. }
+            | RuleForm::Source { .. }
+            | RuleForm::Landing { .. } => None,
         }
     }
 
@@ -431,7 +477,9 @@ impl OwnRule {
     pub const fn suppresses_default(&self) -> bool {
         match self.form {
             RuleForm::MainWithoutDefault => true,
-            RuleForm::Pin | RuleForm::Probe { .. } => false,
+            RuleForm::Pin | RuleForm::Probe { .. } | RuleForm::Past { .. } | RuleForm::Landing { .. } => {
+                false
+            }
             RuleForm::Connection { to, .. } | RuleForm::Source { to, .. } => {
                 matches!(to, Lookup::MainWithoutDefault)
             }
@@ -489,12 +537,19 @@ impl fmt::Display for OwnRule {
         match self.form {
             RuleForm::MainWithoutDefault | RuleForm::Pin => {}
             RuleForm::Probe { from, to, .. } => write!(f, " from {from} to {to}")?,
-            RuleForm::Connection { mark, .. } => write!(f, " fwmark {mark}")?,
+            RuleForm::Connection { mark, .. } | RuleForm::Past { mark } | RuleForm::Landing { mark } => {
+                write!(f, " fwmark {mark}")?;
+            }
             RuleForm::Source { from, .. } => write!(f, " from {from}")?,
         }
         match self.table() {
-            TABLE_MAIN => f.write_str(" lookup main")?,
-            table => write!(f, " lookup {table}")?,
+            Some(TABLE_MAIN) => f.write_str(" lookup main")?,
+            Some(TABLE_LOCAL) => f.write_str(" lookup local")?,
+            Some(table) => write!(f, " lookup {table}")?,
+            None => {}
+        }
+        if let Some(priority) = self.goto() {
+            write!(f, " goto {priority}")?;
         }
         if self.suppresses_default() { f.write_str(" suppress_prefixlength 0") } else { Ok(()) }
     }

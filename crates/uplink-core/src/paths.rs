@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use crate::discover::foreign_defaults;
-use crate::marks::{Check, Marked, OwnMarks};
+use crate::marks::{Check, Marked, OwnMarks, as_without_us};
 use crate::own::{Lookup, Op, OwnRule, RuleForm, probe_table, unsafe_rules};
 use crate::plan::own_default;
 use crate::snapshot::{Address, Attributes, Family, Hop, LinkIndex, Mark, Prefix, Rule, Snapshot, protocol};
@@ -69,26 +69,23 @@ pub(crate) fn plan(snapshot: &Snapshot, family: Family, ways: &[PathWay], bits: 
     let marks = bits.map(|bits| assign(snapshot, family, ways, bits));
     let marks = marks.filter(|marks| !marks.uplinks.is_empty());
     let is_marked = |link| bits.is_none() || marks.as_ref().is_some_and(|marks| marks.of(link).is_some());
-    let connections = marks.iter().flat_map(|marks| &marks.uplinks).flat_map(|marked| {
-        let mark = marked.mark;
-        both(marked.link).map(|to| OwnRule::new(family, RuleForm::Connection { mark, to }))
-    });
+    let by_mark = marks.iter().flat_map(rules_of);
     let sources = ways.iter().filter(|way| is_marked(way.hop.link)).flat_map(|way| {
         let rules = way.sources.iter().flat_map(|from| {
             both(way.hop.link).map(|to| OwnRule::new(family, RuleForm::Source { from: *from, to }))
         });
         rules.filter(|rule| !way.keep_only || standing.contains(rule))
     });
-    let wanted: Vec<OwnRule> = connections.chain(sources).collect();
+    let wanted: Vec<OwnRule> = by_mark.chain(sources).collect();
     let add = wanted.iter().filter(|rule| !standing.contains(rule)).cloned().map(Op::AddRule);
-    let (stale_sources, stale_connections): (Vec<OwnRule>, Vec<OwnRule>) =
+    let (stale_sources, stale_by_mark): (Vec<OwnRule>, Vec<OwnRule>) =
         stale(&standing, &wanted).partition(|rule| matches!(rule.form(), RuleForm::Source { .. }));
     stale_sources
         .into_iter()
         .map(Op::DeleteRule)
         .chain(lay(snapshot, family, table, marks.as_ref()))
         .chain(add)
-        .chain(stale_connections.into_iter().map(Op::DeleteRule))
+        .chain(stale_by_mark.into_iter().map(Op::DeleteRule))
         .collect()
 }
 
@@ -130,12 +127,12 @@ pub(crate) fn lead_alone(snapshot: &Snapshot, family: Family) -> bool {
         | RuleForm::Connection { .. }
         | RuleForm::MainWithoutDefault
         | RuleForm::Pin
-        | RuleForm::Probe { .. } => None,
+        | RuleForm::Probe { .. }
+        | RuleForm::Past { .. }
+        | RuleForm::Landing { .. } => None,
     });
     let marks = table(snapshot, family).filter(|table| table.intact);
-    let mut rules_of_marks = marks.into_iter().flat_map(|marks| &marks.uplinks).flat_map(|marked| {
-        both(marked.link).map(|to| OwnRule::new(family, RuleForm::Connection { mark: marked.mark, to }))
-    });
+    let mut rules_of_marks = marks.into_iter().flat_map(rules_of);
     let mut led = led.peekable();
     let lack_marks = snapshot.tracking.in_use
         && led.peek().is_some()
@@ -180,7 +177,9 @@ pub(crate) fn standing(snapshot: &Snapshot, family: Family, link: LinkIndex) -> 
             | RuleForm::Connection { .. }
             | RuleForm::MainWithoutDefault
             | RuleForm::Pin
-            | RuleForm::Probe { .. } => {}
+            | RuleForm::Probe { .. }
+            | RuleForm::Past { .. }
+            | RuleForm::Landing { .. } => {}
         }
     }
     let src_valid_mark = marked.is_some_and(|marked| marked.check == Check::MarkedByUs);
@@ -191,7 +190,23 @@ pub(crate) fn standing(snapshot: &Snapshot, family: Family, link: LinkIndex) -> 
 /// The path rules that stand.
 fn standing_rules(snapshot: &Snapshot, family: Family) -> impl Iterator<Item = OwnRule> + '_ {
     let rules = snapshot.rules.iter().filter(move |rule| rule.family == family).filter_map(OwnRule::claim);
-    rules.filter(|rule| matches!(rule.form(), RuleForm::Connection { .. } | RuleForm::Source { .. }))
+    rules.filter(|rule| match rule.form() {
+        RuleForm::Connection { .. }
+        | RuleForm::Source { .. }
+        | RuleForm::Past { .. }
+        | RuleForm::Landing { .. } => true,
+        RuleForm::MainWithoutDefault | RuleForm::Pin | RuleForm::Probe { .. } => false,
+    })
+}
+
+/// The rules that this table needs: they lead what it marks.
+fn rules_of(marks: &OwnMarks) -> impl Iterator<Item = OwnRule> {
+    let connections = marks.uplinks.iter().flat_map(|Marked { link, mark, check: _ }| {
+        both(*link).map(|to| RuleForm::Connection { mark: *mark, to })
+    });
+    let past = marks.bits().map(as_without_us).into_iter();
+    let past = past.flat_map(|mark| [RuleForm::Landing { mark }, RuleForm::Past { mark }]);
+    connections.chain(past).map(|form| OwnRule::new(marks.family, form))
 }
 
 /// What the host knows of its own subnets first, then the uplink.
@@ -207,13 +222,14 @@ fn stale<'a>(standing: &'a [OwnRule], wanted: &'a [OwnRule]) -> impl Iterator<It
 }
 
 /// Marks for these paths, the first of them if there are too few. Who has one keeps it: connections that came
-/// in bear it.
+/// in bear it. The one with all bits is nobody's.
 fn assign(snapshot: &Snapshot, family: Family, ways: &[PathWay], bits: u32) -> OwnMarks {
     let table = table(snapshot, family);
     let before = |link| table.and_then(|table| table.of(link));
-    let kept = |link| before(link).map(|marked| marked.mark).filter(|mark| mark.mask == bits);
+    let is_kept = |mark: &Mark| mark.mask == bits && *mark != as_without_us(bits);
+    let kept = |link| before(link).map(|marked| marked.mark).filter(is_kept);
     let step = 1_u32.checked_shl(bits.trailing_zeros()).unwrap_or(0);
-    let values = bits.checked_div(step).and_then(|values| usize::try_from(values).ok()).unwrap_or(0);
+    let values = bits.checked_div(step).and_then(|values| usize::try_from(values - 1).ok()).unwrap_or(0);
     let marked = ways.iter().filter(|way| !way.keep_only || before(way.hop.link).is_some());
     let ways: Vec<&PathWay> = marked.take(values).collect();
     let mut taken: BTreeSet<u32> =
@@ -221,7 +237,7 @@ fn assign(snapshot: &Snapshot, family: Family, ways: &[PathWay], bits: u32) -> O
     let mut uplinks: Vec<Marked> = Vec::new();
     for way in ways {
         let link = way.hop.link;
-        let free = || (1..).map_while(|n| step.checked_mul(n)).take_while(|v| v & bits == *v && *v > 0);
+        let free = || (1..).map_while(|n| step.checked_mul(n)).take_while(|v| v & bits == *v && *v < bits);
         let value = kept(link).map(|mark| mark.value).or_else(|| free().find(|v| !taken.contains(v)));
         let Some(value) = value else { continue };
         taken.insert(value);

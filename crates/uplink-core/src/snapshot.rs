@@ -13,6 +13,9 @@ use crate::marks::OwnMarks;
 /// The number of the main routing table (`RT_TABLE_MAIN`, `linux/rtnetlink.h`).
 pub const TABLE_MAIN: u32 = 254;
 
+/// The number of the table of the host's own addresses (`RT_TABLE_LOCAL`).
+pub const TABLE_LOCAL: u32 = 255;
+
 /// Everything that matters to the decision, at one moment.
 ///
 /// It holds no more than that: of the routes only default routes, own routes and the routes that
@@ -556,6 +559,9 @@ pub struct Rule {
     pub protocol: u8,
     /// The table it looks up; none for another action.
     pub table: Option<u32>,
+    /// The preference of the rule it goes on with; none for another action.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goto: Option<u32>,
     /// Only packets from here.
     pub from: Option<Prefix>,
     /// Only packets to there.

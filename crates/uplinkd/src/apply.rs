@@ -214,18 +214,22 @@ fn metrics(attributes: &Attributes) -> Vec<RouteMetric> {
 fn rule_message(rule: &OwnRule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = address_family(rule.family());
-    message.header.action = RuleAction::ToTable;
-    message.attributes = vec![
-        RuleAttribute::Priority(rule.priority()),
-        RuleAttribute::Table(rule.table()),
-        RuleAttribute::Protocol(protocol::UPLINKD.into()),
-    ];
+    message.attributes =
+        vec![RuleAttribute::Priority(rule.priority()), RuleAttribute::Protocol(protocol::UPLINKD.into())];
+    message.header.action = match rule.goto() {
+        Some(priority) => {
+            message.attributes.push(RuleAttribute::Goto(priority));
+            RuleAction::Goto
+        }
+        None => RuleAction::ToTable,
+    };
+    message.attributes.extend(rule.table().map(RuleAttribute::Table));
     if rule.suppresses_default() {
         message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
     }
     match rule.form() {
         RuleForm::MainWithoutDefault | RuleForm::Pin => {}
-        RuleForm::Connection { mark, to: _ } => {
+        RuleForm::Connection { mark, to: _ } | RuleForm::Past { mark } | RuleForm::Landing { mark } => {
             message.attributes.push(RuleAttribute::FwMark(mark.value));
             message.attributes.push(RuleAttribute::FwMask(mark.mask));
         }
@@ -250,7 +254,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use uplink_core::own::{Legs, TABLE_PIN};
-    use uplink_core::snapshot::{Hop, LinkIndex, TABLE_MAIN};
+    use uplink_core::snapshot::{Hop, LinkIndex, Mark, TABLE_MAIN};
 
     use super::*;
 
@@ -362,6 +366,24 @@ mod tests {
             assert!(has(RuleAttribute::Protocol(117.into())));
             assert_eq!(has(RuleAttribute::SuppressPrefixLen(0)), suppressed);
         }
+    }
+
+    #[test]
+    fn a_rule_that_goes_on_elsewhere_names_no_table() {
+        let mark = Mark { value: 0x78, mask: 0x78 };
+        let message = rule_message(&OwnRule::new(Family::Ipv6, RuleForm::Past { mark }));
+        assert_eq!(message.header.action, RuleAction::Goto);
+        let named = [
+            RuleAttribute::Priority(32199),
+            RuleAttribute::Protocol(117.into()),
+            RuleAttribute::Goto(32202),
+            RuleAttribute::FwMark(0x78),
+            RuleAttribute::FwMask(0x78),
+        ];
+        assert_eq!(message.attributes, named);
+        let landing = rule_message(&OwnRule::new(Family::Ipv6, RuleForm::Landing { mark }));
+        assert!(landing.attributes.starts_with(&[RuleAttribute::Priority(32202)]));
+        assert!(landing.attributes.contains(&RuleAttribute::Table(255)));
     }
 
     #[test]

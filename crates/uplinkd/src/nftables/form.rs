@@ -15,8 +15,11 @@
 //! What somebody else marked is his: a connection with any other bit is not marked, a packet with any of
 //! our bits is not, and a socket's packet with any mark is not (a VPN's, which would be led into itself).
 //! A mark goes only from a packet whose connection has the same one.
+//!
+//! An answer of a connection of others whose destination is translated has the listener's address, which may
+//! be another uplink's: it gets the mark by which packets are routed as without us.
 
-use uplink_core::marks::{Check, Marked, OwnMarks};
+use uplink_core::marks::{Check, Marked, OwnMarks, as_without_us};
 use uplink_core::snapshot::{Family, LinkIndex, Mark};
 
 use super::wire;
@@ -30,8 +33,9 @@ const CONNECTION_DIRECTION: u32 = 1;
 const CONNECTION_STATUS: u32 = 2;
 const CONNECTION_MARK: u32 = 3;
 
-/// The direction of the question (`IP_CT_DIR_ORIGINAL`).
+/// The direction of the question (`IP_CT_DIR_ORIGINAL`), and of the answer (`IP_CT_DIR_REPLY`).
 const ORIGINAL: u8 = 0;
+const REPLY: u8 = 1;
 
 /// The destination is translated (`IPS_DST_NAT`, `linux/netfilter/nf_conntrack_common.h`).
 const TRANSLATED: u32 = 1 << 5;
@@ -146,9 +150,11 @@ pub(super) fn rules(marks: &OwnMarks) -> Vec<Rule> {
         .flat_map(came_in)
         .chain(uplinks.iter().map(answer))
         .chain(uplinks.iter().map(sent))
-        .chain(routed(uplinks))
+        .chain(marks.bits().map(sent_of_others))
+        .chain(marks.bits().map(routed))
         .chain(uplinks.iter().flat_map(question))
         .chain(uplinks.iter().map(unmark))
+        .chain(marks.bits().map(unmark_of_others))
         .collect()
 }
 
@@ -213,16 +219,28 @@ fn sent(marked: &Marked) -> Rule {
     Rule { chain: Chain::Out, comment, expressions }
 }
 
+/// `out`: an answer of a connection of others, whose source is not the address that was asked, is routed as
+/// without us. The connection is looked at first, because few are marked by others.
+fn sent_of_others(bits: u32) -> Rule {
+    let is_answer = vec![
+        Expression::LoadConnection(CONNECTION_DIRECTION),
+        Expression::Compare { equal: true, bytes: vec![REPLY] },
+    ];
+    let expressions =
+        [of_others(bits), translated(true), is_answer, unmarked(u32::MAX), set(as_without_us(bits))].concat();
+    let comment = format!("{OURS}: translated answers that others mark get mark {}", as_without_us(bits));
+    Rule { chain: Chain::Out, comment, expressions }
+}
+
 /// `end`: what has a mark goes to the chain for that.
-fn routed(uplinks: &[Marked]) -> Option<Rule> {
-    let bits = uplinks.iter().map(|marked| marked.mark.mask).reduce(|bits, more| bits | more)?;
+fn routed(bits: u32) -> Rule {
     let has_mark = vec![
         Expression::LoadMeta(META_MARK),
         Expression::Bits { keep: bits, flip: 0 },
         Expression::Compare { equal: false, bytes: bytes(0) },
         Expression::Goto(Chain::Unmark),
     ];
-    Some(Rule { chain: Chain::End, comment: format!("{OURS}: the way is found"), expressions: has_mark })
+    Rule { chain: Chain::End, comment: format!("{OURS}: the way is found"), expressions: has_mark }
 }
 
 /// `question-IFINDEX`: the connection gets the uplink's mark. A question that is sent on gets none itself,
@@ -251,7 +269,12 @@ fn question(marked: &Marked) -> Vec<Rule> {
         let needed = vec![translated(true), connection_is(mark), unmarked(mark.mask), set(mark)];
         rule(format!("{OURS}: for the strict reverse-path check"), needed)
     });
-    [Some(first), checked].into_iter().flatten().collect()
+    let checked_of_others = (check != Check::No).then(|| {
+        let mark = as_without_us(mark.mask);
+        let needed = vec![of_others(mark.mask), translated(true), unmarked(mark.mask), set(mark)];
+        rule(format!("{OURS}: for the strict reverse-path check, if others mark it"), needed)
+    });
+    [Some(first), checked, checked_of_others].into_iter().flatten().collect()
 }
 
 /// `unmark`: takes the mark off.
@@ -265,6 +288,29 @@ fn unmark(marked: &Marked) -> Rule {
     let comment = format!("{OURS}: mark {mark} goes when the way is found");
     let expressions = [is_set, connection_is(mark), set(Mark { value: 0, ..mark })].concat();
     Rule { chain: Chain::Unmark, comment, expressions }
+}
+
+/// `unmark`: takes off what an answer of a connection of others got, or its question.
+fn unmark_of_others(bits: u32) -> Rule {
+    let mark = as_without_us(bits);
+    let is_set = vec![
+        Expression::LoadMeta(META_MARK),
+        Expression::Bits { keep: bits, flip: 0 },
+        Expression::Compare { equal: true, bytes: bytes(mark.value) },
+    ];
+    let comment = format!("{OURS}: mark {mark} goes when the way is found");
+    let expressions = [is_set, of_others(bits), translated(true), set(Mark { value: 0, ..mark })].concat();
+    Rule { chain: Chain::Unmark, comment, expressions }
+}
+
+/// Goes on only if the connection has bits of others and none of ours.
+fn of_others(bits: u32) -> Vec<Expression> {
+    let any = vec![
+        Expression::LoadConnection(CONNECTION_MARK),
+        Expression::Bits { keep: !bits, flip: 0 },
+        Expression::Compare { equal: false, bytes: bytes(0) },
+    ];
+    [any, connection_is(Mark { value: 0, mask: bits })].concat()
 }
 
 /// Goes on only if these bits of the connection's mark are so.

@@ -9,6 +9,7 @@ use crate::netlink::{Malformed, attributes, number};
 mod fra {
     pub(super) const DST: u16 = 1;
     pub(super) const SRC: u16 = 2;
+    pub(super) const GOTO: u16 = 4;
     pub(super) const PRIORITY: u16 = 6;
     pub(super) const FWMARK: u16 = 10;
     pub(super) const SUPPRESS_IFGROUP: u16 = 13;
@@ -21,6 +22,9 @@ mod fra {
 
 /// The action `lookup` (`FR_ACT_TO_TBL`).
 const LOOKUP: u8 = 1;
+
+/// The action `goto` (`FR_ACT_GOTO`).
+const GOTO: u8 = 2;
 
 /// The kernel writes "suppress nothing" as -1.
 const NOTHING: u32 = u32::MAX;
@@ -47,6 +51,7 @@ pub(super) fn decode(payload: &[u8]) -> Result<Option<Rule>, Malformed> {
         priority: 0,
         protocol: 0,
         table: None,
+        goto: None,
         from: selector(family, from_length),
         to: selector(family, to_length),
         mark: None,
@@ -58,6 +63,7 @@ pub(super) fn decode(payload: &[u8]) -> Result<Option<Rule>, Malformed> {
             (fra::DST, value) => rule.to = Some(prefix(family, value, to_length)?),
             (fra::SRC, value) => rule.from = Some(prefix(family, value, from_length)?),
             (fra::PRIORITY, value) => rule.priority = number(value)?,
+            (fra::GOTO, value) if action == GOTO => rule.goto = Some(number(value)?),
             (fra::TABLE, value) => table = number(value)?,
             (fra::PROTOCOL, value) => rule.protocol = *value.first().ok_or(Malformed)?,
             (fra::SUPPRESS_PREFIXLEN, value) => {
@@ -119,6 +125,7 @@ mod tests {
             priority: 100,
             protocol: 117,
             table: Some(70_000),
+            goto: None,
             from: None,
             to: None,
             mark: None,
@@ -164,5 +171,18 @@ mod tests {
     #[test]
     fn only_a_lookup_has_a_table() {
         assert_eq!(decoded(|m| m.header.action = RuleAction::Blackhole).table, None);
+    }
+
+    #[test]
+    fn what_goes_on_elsewhere_says_where_whether_that_is_there_or_not() {
+        for flags in [RuleFlags::empty(), RuleFlags::Unresolved] {
+            let rule = decoded(|message| {
+                message.header.action = RuleAction::Goto;
+                message.header.flags = flags;
+                message.attributes.push(RuleAttribute::Goto(200));
+            });
+            assert_eq!((rule.goto, rule.table, rule.more), (Some(200), None, false));
+        }
+        assert_eq!(decoded(|m| m.attributes.push(RuleAttribute::Goto(200))).goto, None);
     }
 }

@@ -84,7 +84,10 @@ pub(super) fn undoing(message: &Message<'_>, known: &Snapshot) -> Option<(Family
             let how = match gone.form() {
                 RuleForm::MainWithoutDefault | RuleForm::Pin => Undoing::DeletesRule,
                 RuleForm::Probe { .. } => Undoing::DeletesWay,
-                RuleForm::Connection { .. } | RuleForm::Source { .. } => Undoing::DeletesPathRule,
+                RuleForm::Connection { .. }
+                | RuleForm::Source { .. }
+                | RuleForm::Past { .. }
+                | RuleForm::Landing { .. } => Undoing::DeletesPathRule,
             };
             Some((gone.family(), how))
         }

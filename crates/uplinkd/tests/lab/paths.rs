@@ -68,6 +68,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("path rules: a connection from an uplink's address outlives a planned switch", stays),
         trial("path rules beside a multipath pin: every flow is answered where it came in", shared),
         trial("path rules: what others mark stays as they marked it", marked_by_others),
+        trial(
+            "path rules: a translated connection that others mark is answered as without us",
+            left_to_others,
+        ),
         trial("path rules, strict check: what is only sent on comes back", sent_on),
     ]
 }
@@ -849,6 +853,47 @@ fn marked_by_others() -> Outcome {
     worker.ip("rule delete fwmark 0x10 lookup 100 preference 100")?;
     state("connections")?;
     stage.all_flows("when the others are gone")?;
+    stage.finish()
+}
+
+/// A NodePort by the elected uplink to a listener at the other uplink's address, in connections of others: the
+/// listener's address does not lead its answers. It leads those that nobody translates.
+///
+/// Only TCP is looked at: the kernel's own reports of groups have what it left in the place of their mark.
+fn left_to_others() -> Outcome {
+    let stage = Stage::set("port", "")?;
+    stage.becomes("connections")?;
+    let worker = &stage.scene.site.worker;
+    worker.command(
+        "nft",
+        &[format!(
+            "add table inet others; \
+             add chain inet others in {{ type filter hook prerouting priority mangle; }}; \
+             add rule inet others in tcp dport {{ {OF_HOST}, {LISTENING} }} ct mark set 1; \
+             add chain inet others left {{ type filter hook postrouting priority 0; }}; \
+             add rule inet others left meta l4proto tcp meta mark != 0 counter comment marked; \
+             add rule inet others left tcp sport {LISTENING} ct mark != 1 counter comment marked"
+        )],
+    )?;
+    let (port, mgmt) = (&stage.scene.site.port, &stage.scene.site.mgmt);
+    for rp_filter in [0, 1, 2] {
+        stage.check(rp_filter)?;
+        let needed = if rp_filter == 1 { "1" } else { "0" };
+        stage.scene.until("the check is followed", || Ok(src_valid_mark(&stage.scene, "port")? == needed))?;
+        for (client, (elected, other)) in INTERNET.into_iter().zip([
+            (IpAddr::V4(port.address4), IpAddr::V4(mgmt.address4)),
+            (port.address6.into(), mgmt.address6.into()),
+        ]) {
+            for (address, service) in [(elected, OF_HOST), (elected, LISTENING), (other, LISTENING)] {
+                let what = format!("{client} to {address} port {service}, rp_filter {rp_filter}");
+                let answered = stage.asks(client, SocketAddr::new(address, service), ANSWERED)?;
+                assert!(answered, "{what}: no answer\n{}", stage.laid()?);
+            }
+        }
+    }
+    let counted = worker.command("nft", &["list", "table", "inet", "others"])?;
+    assert_eq!(counted.matches("counter packets 0 ").count(), 2, "{counted}");
+    worker.command("nft", &["delete", "table", "inet", "others"])?;
     stage.finish()
 }
 

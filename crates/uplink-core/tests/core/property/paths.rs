@@ -5,7 +5,7 @@ use proptest::prelude::{Strategy, any};
 use proptest::sample::select;
 use proptest::{prop_assert, prop_assert_eq, proptest};
 use uplink_core::event::Outcome;
-use uplink_core::marks::{Check, Marked, OwnMarks};
+use uplink_core::marks::{Check, Marked, OwnMarks, as_without_us};
 use uplink_core::own::{Lookup, Op, OwnRule, RuleForm};
 use uplink_core::paths::{PathWay, sources};
 use uplink_core::plan::plan;
@@ -35,9 +35,14 @@ fn mark() -> impl Strategy<Value = Mark> {
 fn rule() -> impl Strategy<Value = RuleForm> {
     let to = (link(), any::<bool>())
         .prop_map(|(link, main)| if main { Lookup::MainWithoutDefault } else { Lookup::Uplink(link) });
-    (to, mark(), 1u8..3, any::<bool>()).prop_map(|(to, mark, from, by_mark)| {
-        let from = Prefix::host([10, 0, from, 11].into());
-        if by_mark { RuleForm::Connection { mark, to } } else { RuleForm::Source { from, to } }
+    (to, mark(), 1u8..3, 0..4).prop_map(|(to, mark, from, form)| {
+        let all = as_without_us(mark.mask);
+        match form {
+            0 => RuleForm::Connection { mark, to },
+            1 => RuleForm::Past { mark: all },
+            2 => RuleForm::Landing { mark: all },
+            _ => RuleForm::Source { from: Prefix::host([10, 0, from, 11].into()), to },
+        }
     })
 }
 
@@ -115,6 +120,8 @@ proptest! {
             prop_assert_eq!(by_mark, Ok(way.hop.clone()));
             let from = Some(way.sources[0].address);
             prop_assert_eq!(kernel.lookup(Packet { to, from, mark: 0, bound: None }), Ok(way.hop.clone()));
+            let as_without_us = Packet { to, from, mark: 0x1f, bound: None };
+            prop_assert_eq!(kernel.lookup(as_without_us).ok(), kernel.default_way(Family::Ipv4).ok());
             prop_assert_eq!(kernel.links[&way.hop.link].src_valid_mark, strict);
         }
         if ways.is_empty() {

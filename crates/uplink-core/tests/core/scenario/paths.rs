@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use uplink_core::event::Outcome;
-use uplink_core::marks::{Check, Marked, OwnMarks};
+use uplink_core::marks::{Check, Marked, OwnMarks, as_without_us};
 use uplink_core::own::{Op, OwnRule, RuleForm, probe_table};
 use uplink_core::policy::{PathRules, Policy};
 use uplink_core::snapshot::{Address, Family, LinkIndex, Mark, Prefix, Rule};
@@ -229,17 +229,63 @@ fn a_new_gateway_is_followed_when_it_has_answered() {
 #[test]
 fn however_few_marks_there_are_the_elected_uplink_has_one() {
     let mut bench = tracked_worker();
-    bench.configure(Policy { path_rules: PathRules::On(0x8), ..bench.policy.clone() });
-    bench.run(secs(1));
-    assert!(marked(&bench, PORT).is_some() && marked(&bench, MGMT).is_none());
+    let third = LinkIndex(20);
+    bench.plug(third, "third");
+    bench.lease(third);
+    bench.configure(Policy { path_rules: PathRules::On(0x18), ..bench.policy.clone() });
+    bench.run(secs(60));
+    let marked = |bench: &Bench| [PORT, MGMT, third].map(|link| marked(bench, link).is_some());
+    assert_eq!(marked(&bench), [true, true, false]);
     bench.silence(PORT);
-    bench.run(secs(5));
-    bench.assert_way(MGMT);
-    assert!(marked(&bench, PORT).is_none() && marked(&bench, MGMT).is_some());
+    bench.silence(MGMT);
+    bench.until(secs(10), |bench| bench.leaves_by(third)).expect("it is the only one");
+    bench.run(secs(1));
+    assert_eq!(marked(&bench).iter().filter(|marked| **marked).count(), 2);
+    assert!(marked(&bench)[2]);
     bench.revive(PORT);
     bench.run(secs(90));
     bench.assert_way(PORT);
-    assert!(marked(&bench, PORT).is_some() && marked(&bench, MGMT).is_none());
+    assert!(marked(&bench)[0]);
+}
+
+/// The answer of a listener at another uplink's address, in a connection that others mark: it has all bits.
+#[test]
+fn what_has_all_bits_goes_as_without_us() {
+    let mut bench = tracked_worker();
+    let bits = marked(&bench, MGMT).expect("it is marked").mark.mask;
+    assert_eq!(way(&bench, Some(own_address(MGMT)), bits), Some(PORT));
+    assert_eq!(way(&bench, Some(own_address(PORT)), bits), Some(PORT));
+    bench.silence(PORT);
+    bench.run(secs(5));
+    assert_eq!(way(&bench, Some(own_address(PORT)), bits), Some(MGMT));
+}
+
+#[test]
+fn what_goes_on_elsewhere_than_our_rule_is_not_ours() {
+    let bench = tracked_worker();
+    let ours = bench.kernel.rules.iter().find(|rule| rule.goto.is_some()).expect("it is laid").clone();
+    assert_eq!(OwnRule::claim(&ours).and_then(|rule| rule.goto()), ours.goto);
+    let others = [
+        Rule { goto: Some(32766), ..ours.clone() },
+        Rule { mark: None, ..ours.clone() },
+        Rule { from: Some(Prefix::host(own_address(MGMT))), ..ours.clone() },
+        Rule { priority: 32100, ..ours.clone() },
+        Rule { protocol: 4, ..ours },
+    ];
+    assert!(others.iter().all(|rule| OwnRule::claim(rule).is_none()));
+}
+
+/// An older process gave it to an uplink, which gets another.
+#[test]
+fn no_uplink_keeps_the_mark_that_has_all_bits() {
+    let mut bench = tracked_worker();
+    let all = as_without_us(marked(&bench, MGMT).expect("it is marked").mark.mask);
+    let uplinks = bench.kernel.tables.iter_mut().flat_map(|table| &mut table.uplinks);
+    uplinks.filter(|marked| marked.link == MGMT).for_each(|marked| marked.mark = all);
+    bench.kernel.changes += 1;
+    bench.run(secs(5));
+    assert_ne!(marked(&bench, MGMT).map(|marked| marked.mark), Some(all));
+    assert_eq!(way(&bench, Some(own_address(MGMT)), all.value), Some(PORT));
 }
 
 #[test]
@@ -278,7 +324,7 @@ fn an_interface_that_is_made_anew_has_the_mark_that_it_had() {
     bench.run(secs(10));
     assert_eq!(marked(&bench, again).map(|marked| marked.mark), Some(mark));
     assert_eq!(way(&bench, None, mark.value), Some(again));
-    let old = |rule: &OwnRule| rule.table() == probe_table(MGMT);
+    let old = |rule: &OwnRule| rule.table() == Some(probe_table(MGMT));
     assert!(!bench.kernel.rules.iter().filter_map(OwnRule::claim).any(|rule| old(&rule)));
     assert!(!bench.kernel.routes.iter().any(|route| route.table == probe_table(MGMT)));
 }

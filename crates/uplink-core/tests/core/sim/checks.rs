@@ -383,6 +383,12 @@ pub(crate) fn path_rules_agree(bench: &Bench) {
                 let led = kernel.lookup(packet);
                 assert!(led == Err(NoWay::Refused) || led == hop, "{about}: {packet:?}: {led:?}");
             }
+            let all_bits = rules.mark.map(|mark| mark.mask).into_iter();
+            for (mark, from) in all_bits.flat_map(|bits| rules.sources.iter().map(move |from| (bits, from))) {
+                let without_us = kernel.lookup(Packet { to, from: None, mark: 0, bound: None });
+                let led = kernel.lookup(Packet { to, from: Some(*from), mark, bound: None });
+                assert_eq!(led, without_us, "{about}: from {from} with mark {mark:#x}");
+            }
         }
     }
 }

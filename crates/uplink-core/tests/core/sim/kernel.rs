@@ -75,6 +75,7 @@ impl Kernel {
             priority: 32766,
             protocol: protocol::KERNEL,
             table: Some(TABLE_MAIN),
+            goto: None,
             from: None,
             to: None,
             mark: None,
@@ -465,14 +466,17 @@ fn as_rule(own: &OwnRule) -> Rule {
     let (from, to, mark) = match own.form() {
         RuleForm::MainWithoutDefault | RuleForm::Pin => (None, None, None),
         RuleForm::Probe { from, to, .. } => (Some(from), Some(to), None),
-        RuleForm::Connection { mark, .. } => (None, None, Some(mark)),
+        RuleForm::Connection { mark, .. } | RuleForm::Past { mark } | RuleForm::Landing { mark } => {
+            (None, None, Some(mark))
+        }
         RuleForm::Source { from, .. } => (Some(from), None, None),
     };
     Rule {
         family: own.family(),
         priority: own.priority(),
         protocol: protocol::UPLINKD,
-        table: Some(own.table()),
+        table: own.table(),
+        goto: own.goto(),
         from,
         to,
         mark,

@@ -46,7 +46,17 @@ impl Kernel {
     /// Rules in their order, then the table: longest prefix, lowest metric.
     fn ways(&self, packet: Packet) -> Result<Vec<Hop>, NoWay> {
         let family = Family::of(packet.to);
-        for rule in self.rules.iter().filter(|rule| rule.family == family && matches(rule, packet)) {
+        let rules: Vec<&Rule> = self.rules.iter().filter(|rule| rule.family == family).collect();
+        let mut skipped_to = 0;
+        for rule in rules.iter().filter(|rule| matches(rule, packet)) {
+            if rule.priority < skipped_to {
+                continue;
+            }
+            // A rule that goes on with none that is there does nothing.
+            if let Some(target) = rule.goto.filter(|target| rules.iter().any(|rule| rule.priority == *target))
+            {
+                skipped_to = target;
+            }
             let Some(table) = rule.table else { continue };
             let Some((length, answer)) = self.table_lookup(family, table, packet) else { continue };
             let suppressed = answer != Err(NoWay::Refused)

@@ -310,6 +310,7 @@ fn lookup(family: Family, priority: u32, table: u32) -> Rule {
         priority,
         protocol: protocol::STATIC,
         table: Some(table),
+        goto: None,
         from: None,
         to: None,
         mark: None,
