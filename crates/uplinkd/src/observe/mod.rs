@@ -249,7 +249,9 @@ impl Observer {
             }
         }
         self.tables_due |= tracking;
-        if self.begins_to_track(now) || (self.tables_due && now >= self.tables_from) {
+        // A look at a file holds up no decision.
+        let idle = !changed && !self.changed && !self.look_due;
+        if (idle && self.begins_to_track(now)) || (self.tables_due && now >= self.tables_from) {
             changed |= self.follow_tables(now);
         }
         if ports {
