@@ -237,8 +237,11 @@ fn units() -> Outcome {
         assert_eq!(help.code, Some(0), "{command}: {}", help.said);
         host.write(&format!("/run/{unit}"), text.replace(INSTALLED, env!("CARGO_BIN_EXE_uplinkd")))?;
     }
+    let wanted = "uplinkd-wanted.target";
+    host.write(&format!("/run/{wanted}"), fs::read_to_string(Path::new(UNITS).join(wanted))?)?;
     let mut verify = Command::new("systemd-analyze");
     verify.args(["verify", "--man=no", "/run/uplinkd.service", "/run/uplinkd-cleanup.service"]);
+    verify.arg(format!("/run/{wanted}"));
     let verified = run(&host, verify)?;
     let about_us: Vec<&str> = verified.said.lines().filter(|line| line.contains("uplinkd")).collect();
     assert_eq!((verified.code, about_us), (Some(0), Vec::new()), "{}", verified.said);

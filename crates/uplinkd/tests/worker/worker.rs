@@ -38,9 +38,10 @@ pub(crate) const UNIT: &str = "uplinkd.service";
 const FOUND: &str = "/var/lib/kubelet/found";
 
 /// What a package installs, from the repository's root.
-const INSTALLED: [(&str, &str); 4] = [
+const INSTALLED: [(&str, &str); 5] = [
     ("packaging/systemd/uplinkd.service", "/usr/lib/systemd/system/uplinkd.service"),
     ("packaging/systemd/uplinkd-cleanup.service", "/usr/lib/systemd/system/uplinkd-cleanup.service"),
+    ("packaging/systemd/uplinkd-wanted.target", "/usr/lib/systemd/system/uplinkd-wanted.target"),
     ("packaging/sysusers.d/uplinkd.conf", "/usr/lib/sysusers.d/uplinkd.conf"),
     ("packaging/uplinkd.toml", "/etc/uplinkd/uplinkd.toml"),
 ];
