@@ -262,11 +262,10 @@ impl<'a> Table<'a> {
     }
 
     fn placement(&self, placement: Placement, below: Option<u32>) -> Option<Place> {
-        let seen = self.lowest().into_iter().chain(below).min();
-        let lowest = seen.unwrap_or(USUAL_METRIC);
+        let lowest = self.lowest().into_iter().chain(below).min().unwrap_or(USUAL_METRIC);
         let main = has_room_below(lowest).then(|| Place::Main {
             free: [lowest - 1, lowest - 2, lowest - 3],
-            below: seen.unwrap_or(u32::MAX),
+            below: self.lowest().unwrap_or(u32::MAX),
         });
         match placement {
             Placement::Main => main,

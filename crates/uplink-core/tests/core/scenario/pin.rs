@@ -2,12 +2,14 @@
 
 use uplink_core::own::{OwnRoute, TABLE_PIN};
 use uplink_core::policy::{Match, Need, PathRules, Placement, Policy, UplinkPolicy};
-use uplink_core::snapshot::{Attributes, Family, LinkIndex, Prefix, Route, TABLE_MAIN, Weight};
+use uplink_core::snapshot::{Attributes, Family, Hop, LinkIndex, Prefix, Route, TABLE_MAIN, Weight};
 use uplink_core::status::{Aside, Notice};
 
 use crate::sim::bench::Bench;
 use crate::sim::kernel::Errno;
-use crate::sim::site::{MGMT, PORT, addresses, default_route, dpu_port, gateway, steered_worker, worker};
+use crate::sim::site::{
+    MGMT, PORT, addresses, default_route, dpu_port, gateway, second_gateway, steered_worker, worker,
+};
 use crate::sim::{ms, secs};
 
 fn pin(bench: &Bench, family: Family) -> OwnRoute {
@@ -181,6 +183,23 @@ fn what_is_refused_is_laid_at_once_when_the_reason_is_gone() {
     bench.lease(PORT);
     let after = bench.until(secs(5), |bench| bench.leaves_by(PORT)).expect("it is laid");
     assert!(after <= ms(200), "{after:?}");
+}
+
+/// One that was led past by another route of the port, below which it never stood.
+#[test]
+fn it_stays_where_it_is_when_a_lower_default_of_others_goes() {
+    let mut bench = steered_worker();
+    let before = pin(&bench, Family::Ipv6);
+    bench.best_default_goes(Family::Ipv6);
+    let hops = vec![Hop { link: PORT, gateway: Some(second_gateway(PORT, Family::Ipv6)) }];
+    let lower = Route { hops, metric: 45, ..default_route(PORT, Family::Ipv6) };
+    bench.kernel.append_route(lower.clone()).expect("its place is free");
+    bench.addresses_go(PORT);
+    bench.run(ms(400));
+    bench.lease(PORT);
+    bench.forget_routes(|route| *route == lower);
+    bench.run(secs(5));
+    assert_eq!(pin(&bench, Family::Ipv6), before);
 }
 
 /// The only default route of others is management's, at networkd's own metric.
