@@ -85,6 +85,11 @@ impl Contest {
         }
     }
 
+    /// What is wanted stands, or nothing is wanted: nothing is refused any more.
+    pub(crate) fn settled(&mut self) {
+        self.failed = None;
+    }
+
     /// Something changed in the kernel, and not by us: what it refused before it may take now.
     pub(crate) fn changed(&mut self, now: Instant) {
         if let Some(failed) = self.failed {

@@ -9,9 +9,9 @@ use super::FamilyState;
 use crate::contest::Contest;
 use crate::discover::{Path, Uplink, Way};
 use crate::event::Outcome;
-use crate::own::{Op, OwnRoute, TABLE_TRIAL};
-use crate::plan::{foreign_lead_to, is_pinned};
-use crate::snapshot::{Attributes, Hop, Snapshot};
+use crate::own::{Leg, Op, OwnRoute, TABLE_TRIAL};
+use crate::plan::{current_pin, foreign_lead_to, is_pinned};
+use crate::snapshot::{Attributes, Family, Hop, LinkIndex, Snapshot};
 use crate::status::Cause;
 use crate::time::Instant;
 
@@ -95,13 +95,7 @@ impl Refusals {
 
     /// Forgets hops that no path goes by any more, or goes by in another way.
     fn forget(&mut self, paths: &[&mut Path]) {
-        self.refused.retain(|Refused { trial, .. }| {
-            let goes_by = |path: &Path| {
-                let alike = trial.attributes().onlink || !path.attributes.onlink;
-                alike && path.hop.as_ref().is_some_and(|hop| trial.leads_to(hop))
-            };
-            paths.iter().any(|path| goes_by(path))
-        });
+        self.refused.retain(|refused| paths.iter().any(|path| goes_by(path, &refused.trial)));
     }
 
     /// When one is to be tried again.
@@ -115,6 +109,7 @@ impl FamilyState {
     /// one of ours does already, goes on.
     pub(super) fn mark_refused(&mut self, snapshot: &Snapshot, uplinks: &mut [Uplink]) {
         let family = self.family;
+        let elected = self.elected_links(uplinks);
         let mut paths: Vec<&mut Path> = uplinks
             .iter_mut()
             .flat_map(|uplink| &mut uplink.paths)
@@ -124,7 +119,7 @@ impl FamilyState {
         for path in &mut paths {
             let Some(hop) = &path.hop else { continue };
             let broken = matches!(path.way, Way::Broken(_));
-            if broken || !self.refusals.is_refused(hop) || is_pinned(snapshot, family, hop) {
+            if broken || !self.refusals.is_refused(hop) || stays_pinned(snapshot, family, hop, &elected) {
                 continue;
             }
             if foreign_lead_to(snapshot, family, hop) {
@@ -134,6 +129,26 @@ impl FamilyState {
             }
         }
     }
+
+    /// The interfaces that the elected paths lead through.
+    fn elected_links(&self, uplinks: &[Uplink]) -> Vec<LinkIndex> {
+        let elected = uplinks.iter().filter(|uplink| self.election.is_elected(&uplink.name));
+        let paths = elected.flat_map(|uplink| &uplink.paths).filter(|path| path.family == self.family);
+        paths.filter_map(|path| path.hop.as_ref()).map(|hop| hop.link).collect()
+    }
+}
+
+/// Whether the pin leads by this hop and can stay as it is: no member has fallen that it should leave.
+fn stays_pinned(snapshot: &Snapshot, family: Family, hop: &Hop, elected: &[LinkIndex]) -> bool {
+    let stays = |leg: &Leg| leg.hop == *hop || elected.contains(&leg.hop.link);
+    let pin = current_pin(snapshot, family).filter(|_| is_pinned(snapshot, family, hop));
+    pin.is_some_and(|pin| pin.legs().iter().all(stays))
+}
+
+/// Whether what was tried is how this path goes.
+pub(super) fn goes_by(path: &Path, trial: &OwnRoute) -> bool {
+    let alike = trial.attributes().onlink || !path.attributes.onlink;
+    path.family == trial.family() && alike && path.hop.as_ref().is_some_and(|hop| trial.leads_to(hop))
 }
 
 /// The route by which a hop of `route` is tried.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::refusals::goes_by;
 use super::{Core, FamilyState, paths};
 use crate::contest::Contest;
 use crate::discover::{Path, PathKey, Uplink, Way};
@@ -123,17 +124,20 @@ impl Core {
         };
         self.families.get_mut(index)?.want(&paths, now);
         let snapshot = self.snapshot.as_ref()?;
-        let state = self.families.get(index)?;
         let mut planned = if self.stopping.is_some() {
             plan(snapshot, &self.policy, family, None, &[], &[])
         } else {
             let (wanted, probes) = (self.wanted(family), self.probe_ways(family));
-            let mut planned = plan(snapshot, &self.policy, family, wanted.as_ref(), &probes, &paths);
+            plan(snapshot, &self.policy, family, wanted.as_ref(), &probes, &paths)
+        };
+        self.families.get_mut(index)?.settle(&planned, now);
+        let state = self.families.get(index)?;
+        if self.stopping.is_none() {
             // Undecided: what the process before left stays, whatever it is.
             if state.election.elected().is_empty() {
                 planned.pin.clear();
             }
-            let mut planned = state.held_back(planned, now);
+            planned = state.held_back(planned, now);
             // What is safe only together with what is refused or undone goes at once.
             if state.contest.holds(now) && !state.unruled {
                 planned.pin = without_unsafe_rules(snapshot, family);
@@ -142,8 +146,7 @@ impl Core {
             if state.paths.holds(now) && unsafe_now && !state.withdrawn {
                 planned.paths = paths::plan(snapshot, family, &[], None);
             }
-            planned
-        };
+        }
         if !state.paths.holds(now) || self.stopping.is_some() || !planned.paths.is_empty() {
             let forgotten = self.forgotten_checks(family, &planned.paths);
             planned.paths.extend(forgotten);
@@ -208,13 +211,16 @@ impl Core {
         self.way_but_for(key, path, current_pin(self.snapshot.as_ref()?, key.family))
     }
 
-    /// Where it leads by its own table; nowhere while the kernel takes no route by its hop.
+    /// Where it leads by its own table. While the kernel takes no route by its hop that is the route that
+    /// stands, if one does.
     fn own_way(&self, key: &PathKey, path: &Path) -> Option<(Hop, Attributes)> {
+        let (snapshot, hop) = (self.snapshot.as_ref()?, path.hop.as_ref()?);
+        let standing = own_default(snapshot, key.family, hop.link);
         if self.is_refused(path) {
-            return None;
+            let standing = standing.filter(|route| route.leads_to(hop))?;
+            return Some((hop.clone(), standing.attributes().clone()));
         }
-        let (snapshot, link) = (self.snapshot.as_ref()?, path.hop.as_ref()?.link);
-        self.way_but_for(key, path, own_default(snapshot, key.family, link))
+        self.way_but_for(key, path, standing)
     }
 
     /// Where a path leads. While the gateway that it has now never answered, that is where the route leads
@@ -344,7 +350,10 @@ impl Core {
         let part = match batch.purpose {
             Purpose::Part(part) => part,
             Purpose::Trial(route) => {
-                if outcomes.first().is_some_and(|outcome| state.refusals.tried(&route, outcome, now)) {
+                let anew = outcomes.first().is_some_and(|outcome| state.refusals.tried(&route, outcome, now));
+                // While its next gateway never answered the pin may lead by one that is no path's any more:
+                // that it is refused changes nothing.
+                if anew && paths(&self.uplinks).any(|(_, path)| goes_by(path, &route)) {
                     state.begin_anew();
                     self.stale = true;
                 }
@@ -410,6 +419,15 @@ impl FamilyState {
             Part::Pin => &mut self.contest,
             Part::Ways => &mut self.ways,
             Part::Paths => &mut self.paths,
+        }
+    }
+
+    /// Nothing of these parts is missing: what the kernel refused once is not wanted any more, or stands.
+    fn settle(&mut self, planned: &Plan, now: Instant) {
+        for (part, ops) in [(&mut self.ways, &planned.ways), (&mut self.paths, &planned.paths)] {
+            if ops.is_empty() && !part.holds(now) {
+                part.settled();
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use uplink_core::event::Outcome;
 use uplink_core::marks::{Check, Marked, OwnMarks, as_without_us};
 use uplink_core::own::{Op, OwnRule, RuleForm, probe_table};
 use uplink_core::policy::{PathRules, Policy};
-use uplink_core::snapshot::{Address, Family, LinkIndex, Mark, Prefix, Rule};
+use uplink_core::snapshot::{Address, Attributes, Family, LinkIndex, Mark, Prefix, Route, Rule};
 use uplink_core::status::{Health, Notice, PathRulesState, path_rules_text};
 
 use crate::sim::bench::Bench;
@@ -74,6 +74,22 @@ fn sources(bench: &Bench) -> usize {
 
 fn connections(bench: &Bench) -> usize {
     rules(bench, |form| matches!(form, RuleForm::Connection { .. }))
+}
+
+/// What was refused and is not wanted any more is no reason to say so.
+#[test]
+fn a_refusal_is_told_as_long_as_what_is_refused_is_wanted() {
+    let mut bench = tracked_worker();
+    assert_eq!(state(&bench), PathRulesState::Connections);
+    bench.kernel.refuse_tables.insert(probe_table(MGMT), Errno(22));
+    let usual = default_route(MGMT, Family::Ipv4);
+    let attributes = Attributes { metrics: [(2, 1400)].into(), ..usual.attributes.clone() };
+    bench.kernel.replace_route(Route { attributes, ..usual.clone() }).expect("it is replaced");
+    bench.run(secs(5));
+    assert_eq!(state(&bench), PathRulesState::Rejected);
+    bench.kernel.replace_route(usual).expect("it is replaced");
+    bench.run(secs(65));
+    assert_eq!(state(&bench), PathRulesState::Connections);
 }
 
 #[test]

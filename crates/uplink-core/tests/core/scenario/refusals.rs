@@ -1,16 +1,20 @@
 //! Hops that the kernel refuses.
 
-use uplink_core::own::{Op, TABLE_TRIAL};
+use uplink_core::own::{Op, TABLE_TRIAL, probe_table};
 use uplink_core::policy::WithinTier;
-use uplink_core::snapshot::{Family, LinkIndex, TABLE_MAIN};
+use uplink_core::snapshot::{Attributes, Family, LinkIndex, Route, TABLE_MAIN};
 use uplink_core::status::{Aside, Cause, Health, Notice, Reason};
 
 use crate::sim::bench::Bench;
 use crate::sim::kernel::Errno;
-use crate::sim::site::{BOARD, DPU, MGMT, PORT, PORT_B, addresses, steered_worker, worker};
+use crate::sim::site::{BOARD, DPU, MGMT, PORT, PORT_B, addresses, default_route, steered_worker, worker};
+use crate::sim::world::Gateway;
 use crate::sim::{checks, ms, secs};
 
 const DPU_B: &str = "dpu-0000:05:00.0";
+
+/// `linux/rtnetlink.h`.
+const RTAX_MTU: u16 = 2;
 
 /// A worker with two BlueField ports; nothing runs yet.
 fn two_ports(within_tier: WithinTier) -> Bench {
@@ -212,6 +216,73 @@ fn a_path_that_others_routes_lead_to_needs_no_route_of_ours() {
     bench.assert_way(PORT);
     bench.assert_never_moved();
     checks::table_agrees(&bench);
+}
+
+/// The gateway that the pin still leads by, while the next one never answered, is no path's any more.
+#[test]
+fn a_refused_way_by_the_gateway_before_is_tried_seldom() {
+    for rival in [true, false] {
+        let mut bench = steered_worker();
+        bench.kernel.unreachable.insert(PORT);
+        if !rival {
+            bench.silence(MGMT);
+        }
+        let before = bench.writes();
+        bench.regateway(PORT, Family::Ipv4, Gateway::silent());
+        bench.remetric(MGMT, Family::Ipv4, 20);
+        bench.run(secs(20));
+        let writes = bench.writes() - before;
+        assert!(writes < 40, "{rival}: {writes} writes");
+        if rival {
+            assert_eq!(bench.way(Family::Ipv4), Some(MGMT));
+            assert_eq!(bench.family(Family::Ipv4).elected, [BOARD]);
+        }
+    }
+}
+
+/// The kernel goes on using a member that fell until the pin is laid anew, and takes none by the other: then
+/// there is something better than half the traffic.
+#[test]
+fn a_member_that_fell_is_left_although_the_other_is_refused() {
+    let mut bench = two_ports(WithinTier::Multipath);
+    bench.start();
+    bench.run(secs(45));
+    assert_members(&bench, &[PORT, PORT_B]);
+    bench.kernel.unreachable.insert(PORT);
+    bench.silence(PORT_B);
+    bench.run(secs(5));
+    bench.assert_way(MGMT);
+    for family in Family::ALL {
+        assert_eq!(bench.family(family).elected, [BOARD]);
+    }
+}
+
+/// What stands of path rules works, although it could not be laid anew.
+#[test]
+fn path_rules_of_a_pinned_path_stay() {
+    let mut bench = worker();
+    bench.kernel.tracked = true;
+    bench.start();
+    bench.run(secs(30));
+    bench.assert_way(PORT);
+    let standing = |bench: &Bench| {
+        let table = probe_table(PORT);
+        let rules = bench.kernel.rules.iter().filter(|rule| rule.table == Some(table)).count();
+        let routes = bench.kernel.routes.iter().filter(|route| route.table == table).count();
+        let marked = bench.kernel.tables.iter().filter(|own| own.of(PORT).is_some()).count();
+        (rules, routes, marked)
+    };
+    let before = standing(&bench);
+    assert!(before.0 >= 4 && before.1 >= 2 && before.2 == 2, "{before:?}");
+    bench.kernel.unreachable.insert(PORT);
+    for family in Family::ALL {
+        let usual = default_route(PORT, family);
+        let attributes = Attributes { metrics: [(RTAX_MTU, 1400)].into(), ..usual.attributes.clone() };
+        bench.kernel.replace_route(Route { attributes, ..usual }).expect("it is replaced");
+    }
+    bench.run(secs(90));
+    bench.assert_way(PORT);
+    assert_eq!(standing(&bench), before);
 }
 
 #[test]
