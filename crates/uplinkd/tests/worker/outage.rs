@@ -90,6 +90,7 @@ fn rebooted(mut worker: Worker, broken: impl Fn(&Worker) -> &Uplink, works: &str
     })?;
     worker.leads_to(works, SOON)?;
     worker.reboot()?;
+    worker.mount_found(works)?;
     worker.kubelet_found(works)?;
     // In IPv6 too, when its router has advertised itself.
     worker.leads_to(works, SOON)?;

@@ -153,7 +153,7 @@ fn stopped_in_a_restart() -> Outcome {
         let what = format!("nothing of ours is left by a stop {milliseconds} ms after a restart");
         worker.until(&what, SOON, || Ok(worker.table()?.0.is_empty()))?;
         // So many starts at once count as failures.
-        worker.systemctl(&["reset-failed"])?;
+        worker.systemctl(&["reset-failed", UNIT])?;
         worker.systemctl(&["start", UNIT])?;
     }
     Ok(())

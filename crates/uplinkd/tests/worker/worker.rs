@@ -37,6 +37,9 @@ pub(crate) const UNIT: &str = "uplinkd.service";
 /// What the stand-in for kubelet found when it started.
 const FOUND: &str = "/var/lib/kubelet/found";
 
+/// What the stand-in for a mount over the network found when it was stopped.
+const FOUND_LAST: &str = "/var/lib/mount/found";
+
 /// What a package installs, from the repository's root.
 const INSTALLED: [(&str, &str); 5] = [
     ("packaging/systemd/uplinkd.service", "/usr/lib/systemd/system/uplinkd.service"),
@@ -53,12 +56,13 @@ const NETWORKS: [(&str, &str); 2] = [
 ];
 
 /// What the site has beside it.
-const SITE: [(&str, &str); 3] = [
+const SITE: [(&str, &str); 4] = [
     (
         "/etc/systemd/system/systemd-networkd-wait-online.service.d/any.conf",
         include_str!("files/wait-online.conf"),
     ),
     ("/usr/lib/systemd/system/kubelet.service", include_str!("files/kubelet.service")),
+    ("/usr/lib/systemd/system/mount.service", include_str!("files/mount.service")),
     ("/etc/systemd/system/manage-default-route.service", include_str!("files/manage-default-route.service")),
 ];
 
@@ -171,11 +175,20 @@ impl Worker {
     /// The stand-in for kubelet found that IPv4 leads to this interface, as a node's address does. A
     /// router may advertise itself only later.
     pub(crate) fn kubelet_found(&self, interface: &str) -> Outcome {
-        let text = fs::read_to_string(self.container.path(FOUND)).unwrap_or_default();
+        self.found(FOUND, interface)
+    }
+
+    /// The stand-in for a mount found, when it went in the last shutdown, that IPv4 led to this interface.
+    pub(crate) fn mount_found(&self, interface: &str) -> Outcome {
+        self.found(FOUND_LAST, interface)
+    }
+
+    fn found(&self, path: &str, interface: &str) -> Outcome {
+        let text = fs::read_to_string(self.container.path(path)).unwrap_or_default();
         if text.contains(&format!(" dev {interface} ")) {
             return Ok(());
         }
-        Err(self.explain(&format!("kubelet found {text:?}, not {interface}")))
+        Err(self.explain(&format!("{path} has {text:?}, not {interface}")))
     }
 
     /// What the journal has of a unit in this boot, as its fields.
@@ -292,7 +305,7 @@ impl Worker {
         let root = format!("--root={}", Container::ROOT);
         let host = &self.site.worker;
         host.command("systemd-sysusers", &[&root, "uplinkd.conf"])?;
-        let enable = ["enable", "uplinkd", "kubelet", "systemd-networkd"];
+        let enable = ["enable", "uplinkd", "kubelet", "mount", "systemd-networkd"];
         host.command("systemctl", &[&[root.as_str()], enable.as_slice()].concat())?;
         // No housekeeping at a time of its own choice.
         host.command("systemctl", &[root.as_str(), "mask", "timers.target", "getty.target"])?;
