@@ -8,7 +8,7 @@ use libtest_mimic::Failed;
 use uplink_core::snapshot::{Family, protocol};
 use uplink_core::time::Instant;
 use uplink_lab::{
-    Answers, Change, ClientKind, DhcpClient, DhcpServer, Gap, Host, Lag, Managed, Offer, Route,
+    Answers, Change, ClientKind, DhcpClient, DhcpServer, Gap, Host, Lag, Managed, Offer, Order, Route,
     RouterAdvertiser, Site, Stamped, Stream, StreamReport, Uplink, Way, now, pass, uplink_table,
 };
 
@@ -79,6 +79,11 @@ impl Leased {
             let servers: String = servers.iter().map(DhcpServer::log).collect();
             let error = error.message().unwrap_or_default();
             return Err(format!("{error}\n{}{servers}", client.log()).into());
+        }
+        if kind == ClientKind::NetworkManager {
+            // It checks sources loosely where another default route outranks the interface's own, and sees
+            // that only when it configures the interface: management's lease may have come first.
+            client.order(&site.worker, Order::Reconfigure, "mgmt")?;
         }
         let scene = Scene::begin(site, toml)?;
         // Whether connections are tracked is looked up once a second, and marks follow.
