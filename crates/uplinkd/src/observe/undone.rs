@@ -62,8 +62,12 @@ impl Undoings {
     }
 }
 
-/// The program of a process of this number, if there still is one.
+/// The program of a process of this number, if there still is one. systemd itself lays no routes: number 1
+/// is that of the first process of a container.
 fn program(process: u32) -> Program {
+    if process == 1 {
+        return Program { process, name: None };
+    }
     let stat = fs::read(format!("/proc/{process}/stat")).unwrap_or_default();
     Program { process, name: name(&String::from_utf8_lossy(&stat)) }
 }
