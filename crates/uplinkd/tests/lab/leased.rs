@@ -81,9 +81,11 @@ impl Leased {
             return Err(format!("{error}\n{}{servers}", client.log()).into());
         }
         if kind == ClientKind::NetworkManager {
-            // It checks sources loosely where another default route outranks the interface's own, and sees
-            // that only when it configures the interface: management's lease may have come first.
-            client.order(&site.worker, Order::Reconfigure, "mgmt")?;
+            // It checks sources loosely where others' default routes matter to an interface, and sees that
+            // only when it configures the interface: whose lease came first may have been checked strictly.
+            for interface in ["port", "mgmt"] {
+                client.order(&site.worker, Order::Reconfigure, interface)?;
+            }
         }
         let scene = Scene::begin(site, toml)?;
         // Whether connections are tracked is looked up once a second, and marks follow.
