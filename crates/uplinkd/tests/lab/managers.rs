@@ -180,6 +180,8 @@ impl Case {
         if !self.is_told_by_server() {
             leased.seldom()?;
         }
+        // A script that renews takes its routes away for a moment.
+        leased.quiet(|_| true)?;
         let before = leased.scene.site.worker.laid()?;
         let silent = match self.when {
             When::Healthy => None,
