@@ -250,4 +250,10 @@ mod tests {
             assert_eq!(name(nothing), None);
         }
     }
+
+    #[test]
+    fn a_containers_first_process_is_not_called_as_the_hosts() {
+        assert_eq!(program(1), Program { process: 1, name: None });
+        assert!(program(process::id()).name.is_some());
+    }
 }

@@ -208,17 +208,7 @@ fn names_who_undoes_it() -> Outcome {
 
 fn replaces_the_script() -> Outcome {
     const SCRIPT: &str = "manage-default-route.service";
-    let mut worker = Worker::new()?;
-    worker.write("/etc/uplinkd/uplinkd.toml", PATIENT)?;
-    worker.enable(&[SCRIPT])?;
-    worker.boot()?;
-    // Whoever was started when both were enabled, nothing else was left out for that.
-    let said = worker.container.command(&["journalctl", "--boot"])?;
-    if said.contains("ordering cycle") {
-        return Err(worker.explain("an ordering cycle"));
-    }
-    worker.systemctl(&["start", UNIT])?;
-    worker.leads_to("port", SOON)?;
+    let worker = Worker::running(PATIENT)?;
     worker.systemctl(&["start", SCRIPT])?;
     // Each stops the other.
     worker.until("uplinkd has stopped", SOON, || Ok(worker.property(UNIT, "ActiveState")? == "inactive"))?;

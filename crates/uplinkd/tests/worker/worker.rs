@@ -156,13 +156,6 @@ impl Worker {
         self.boot()
     }
 
-    /// Has these started at each boot, from the next on.
-    pub(crate) fn enable(&self, units: &[&str]) -> Outcome {
-        let root = format!("--root={}", Container::ROOT);
-        self.site.worker.command("systemctl", &[&[root.as_str(), "enable"], units].concat())?;
-        Ok(())
-    }
-
     /// Runs `systemctl`.
     pub(crate) fn systemctl(&self, arguments: &[&str]) -> Result<String, Failed> {
         Ok(self.container.command(&[&["systemctl"], arguments].concat())?)
@@ -312,7 +305,8 @@ impl Worker {
         let root = format!("--root={}", Container::ROOT);
         let host = &self.site.worker;
         host.command("systemd-sysusers", &[&root, "uplinkd.conf"])?;
-        self.enable(&["uplinkd", "kubelet", "mount", "systemd-networkd"])?;
+        let enable = ["enable", "uplinkd", "kubelet", "mount", "systemd-networkd"];
+        host.command("systemctl", &[&[root.as_str()], enable.as_slice()].concat())?;
         // No housekeeping at a time of its own choice.
         host.command("systemctl", &[root.as_str(), "mask", "timers.target", "getty.target"])?;
         Ok(())

@@ -25,6 +25,15 @@ fn two_ports(within_tier: WithinTier) -> Bench {
     bench
 }
 
+/// A worker with two BlueField ports that both are in the pin.
+fn two_pinned_ports() -> Bench {
+    let mut bench = two_ports(WithinTier::Multipath);
+    bench.start();
+    bench.run(secs(45));
+    assert_members(&bench, &[PORT, PORT_B]);
+    bench
+}
+
 /// Nothing but the events of a change that concerns nobody's way.
 fn something_changes(bench: &mut Bench) {
     bench.kernel.links.get_mut(&MGMT).expect("it is there").rp_filter ^= 2;
@@ -72,10 +81,7 @@ fn a_multipath_pin_is_laid_without_it() {
 
 #[test]
 fn a_member_that_is_refused_while_the_pin_moves_keeps_no_other_from_it() {
-    let mut bench = two_ports(WithinTier::Multipath);
-    bench.start();
-    bench.run(secs(45));
-    assert_members(&bench, &[PORT, PORT_B]);
+    let mut bench = two_pinned_ports();
     bench.kernel.unreachable.insert(PORT);
     bench.run(secs(60));
     // It stands.
@@ -244,10 +250,7 @@ fn a_refused_way_by_the_gateway_before_is_tried_seldom() {
 /// there is something better than half the traffic.
 #[test]
 fn a_member_that_fell_is_left_although_the_other_is_refused() {
-    let mut bench = two_ports(WithinTier::Multipath);
-    bench.start();
-    bench.run(secs(45));
-    assert_members(&bench, &[PORT, PORT_B]);
+    let mut bench = two_pinned_ports();
     bench.kernel.unreachable.insert(PORT);
     bench.silence(PORT_B);
     bench.run(secs(5));
