@@ -180,8 +180,6 @@ impl Case {
         if !self.is_told_by_server() {
             leased.seldom()?;
         }
-        // A script that renews takes its routes away for a moment.
-        leased.quiet(|_| true)?;
         let before = leased.scene.site.worker.laid()?;
         let silent = match self.when {
             When::Healthy => None,
@@ -405,6 +403,9 @@ impl Leased {
             let since = server.offer(&last(uplink))?;
             self.client.renew(&self.scene.site.worker, uplink.interface)?;
             server.wait_for_lease(since)?;
+            // The server's word comes first; then a script may take the routes away for a moment.
+            self.client.wait_for_lease(uplink.interface, since)?;
+            self.settled(Family::Ipv4, &[uplink.interface], since);
         }
         self.quiet(|_| true)
     }
